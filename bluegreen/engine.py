@@ -1,0 +1,128 @@
+"""Runs a plan: steps in order, undo in reverse, the commit, and then the cleanup, which only goes forward."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+
+from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
+from bluegreen.lock import Lock
+from bluegreen.model import Event
+from bluegreen.steps import RECIPES, Run, Step
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: they end the run where it can be undone, and are only noted where it can't."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.noted = ""
+
+    def arrive(self, number: int, frame: FrameType | None) -> None:
+        self.noted = signal.Signals(number).name
+        if self.armed:
+            self.armed = False
+            raise Interrupted(f"interrupted by {self.noted}")
+
+    def arm(self) -> None:
+        """From now on one of them raises Interrupted, at once if it has come already."""
+        if self.noted:
+            raise Interrupted(f"interrupted by {self.noted}")
+        self.armed = True
+
+    def disarm(self) -> None:
+        self.armed = False
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Ctrl-C and SIGTERM go to the Interrupts inside, and where they went before after it."""
+    state = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield state
+        return
+    previous = {number: signal.signal(number, state.arrive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield state
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def execute(run: Run, lock: Lock, state: Interrupts) -> None:
+    """The plan has run to its end; what could not be cleaned up after the commit stands in `run.leftover`.
+
+    Raises the error of the step that failed, after all has been undone, or NeedsPerson if that did not succeed.
+    """
+    planned = {step.step for step in run.plan.steps}
+    before, after = ([step() for step in part if step.name in planned] for part in RECIPES[run.plan.action])
+    begun: list[Step] = []
+    try:
+        state.arm()
+        for step in before:
+            lock.check()
+            begun.append(step)
+            _perform(step, run)
+        lock.check()
+        state.disarm()
+        _commit(run)
+    except BaseException as error:
+        state.disarm()
+        _undo(run, begun, error)
+        raise
+    for step in after:
+        try:
+            lock.check()
+            _perform(step, run)
+        except BluegreenError as error:
+            run.leftover.append(f"{step.name}: {error.message}")
+            run.emit(Event(step.name, "leftover", run.runtime.name, detail=error.message))
+            return
+
+
+def _perform(step: Step, run: Run) -> None:
+    started = time.monotonic()
+    host = run.runtime.name
+    run.emit(Event(step.name, "started", host))
+    try:
+        detail = step.do(run)
+    except BaseException as error:
+        words = error.message if isinstance(error, BluegreenError) else str(error) or type(error).__name__
+        run.emit(Event(step.name, "failed", host, time.monotonic() - started, words))
+        raise
+    run.emit(Event(step.name, "done", host, time.monotonic() - started, detail))
+
+
+def _commit(run: Run) -> None:
+    assert run.record is not None
+    run.runtime.keep(run.plan.colour)
+    run.record = replace(run.record, committed=True)
+    run.proxy.commit(run.record)
+    if run.witness:
+        run.witness.committed()
+
+
+def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
+    failures = []
+    host = run.runtime.name
+    for step in reversed(begun):
+        started = time.monotonic()
+        try:
+            detail = step.undo(run)
+        except Exception as error:  # an undo that fails must not keep the others from being tried
+            words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+            failures.append(f"{step.name}: {words}")
+            run.emit(Event(step.name, "undo-failed", host, time.monotonic() - started, words))
+            continue
+        if detail:
+            run.emit(Event(step.name, "undone", host, time.monotonic() - started, detail))
+    if failures:
+        words = cause.message if isinstance(cause, BluegreenError) else str(cause)
+        raise NeedsPerson(
+            f"{words}\nand it could not be undone: {'; '.join(failures)}", hint="bluegreen status"
+        ) from cause

@@ -1,0 +1,227 @@
+"""The words of the product as values: frozen, and without any input or output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Colour(StrEnum):
+    """One of the two slots of a service."""
+
+    BLUE = "blue"
+    GREEN = "green"
+
+    @property
+    def other(self) -> Colour:
+        return Colour.GREEN if self is Colour.BLUE else Colour.BLUE
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is deployed: a name such as `v2`, the digest of its image, and the hash of the settings it runs with."""
+
+    name: str
+    digest: str = ""
+    settings_hash: str = ""
+
+    @property
+    def number(self) -> str:
+        """The name without a leading `v`, whatever follows: `2` for `v2`."""
+        return self.name[1:] if self.name.startswith("v") else self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where one replica answers, as the proxy reaches it."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image on the engine; `digest` is its content's id (`sha256:...`)."""
+
+    reference: str
+    digest: str
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One container of a colour, as the engine reports it."""
+
+    name: str
+    id: str
+    running: bool
+    endpoint: Endpoint
+    status: str = ""
+    exit_code: int | None = None
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What stands in a colour: a release and its replicas. `before` are the releases it replaced, latest first."""
+
+    colour: Colour
+    release: Release
+    image: str
+    run: str
+    since: str
+    wanted: int
+    replicas: tuple[Replica, ...]
+    number: int = 0
+    """The number of the switch that it was started for."""
+    before: tuple[Release, ...] = ()
+
+    @property
+    def running(self) -> int:
+        return sum(replica.running for replica in self.replicas)
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(replica.endpoint for replica in self.replicas)
+
+
+@dataclass(frozen=True)
+class SwitchRecord:
+    """The proxy's note of its last switch. `number` only rises; `committed` is false until nothing can take it back."""
+
+    number: int
+    run: str
+    from_colour: Colour | None
+    to_colour: Colour
+    committed: bool
+    at: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SwitchRecord:
+        """The record that `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            data = json.loads(text)
+            return cls(
+                number=int(data["number"]),
+                run=str(data["run"]),
+                from_colour=Colour(data["from_colour"]) if data["from_colour"] else None,
+                to_colour=Colour(data["to_colour"]),
+                committed=bool(data["committed"]),
+                at=str(data["at"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a switch record: {text!r}") from error
+
+
+@dataclass(frozen=True)
+class ProxyState:
+    """What the proxy serves now, asked of the running proxy."""
+
+    exists: bool = False
+    running: bool = False
+    version: str = ""
+    colour: Colour | None = None
+    record: SwitchRecord | None = None
+    config: str = ""
+    switch: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is true now, asked of the engine and the proxy under the lock."""
+
+    slots: Mapping[Colour, Slot]
+    proxy: ProxyState
+    image: Image | None = None
+    """The image of the release that is to be deployed, if the engine has it."""
+
+    @property
+    def live(self) -> Slot | None:
+        return self.slots.get(self.proxy.colour) if self.proxy.colour else None
+
+    @property
+    def idle(self) -> Slot | None:
+        """The slot that the proxy does not serve: a standby, or what an unfinished run left."""
+        return next((slot for colour, slot in self.slots.items() if colour is not self.proxy.colour), None)
+
+    @property
+    def standby(self) -> Slot | None:
+        """The idle slot, if its release has been live and all of it runs."""
+        idle = self.idle
+        return idle if idle and idle.running == idle.wanted and not self.unfinished else None
+
+    @property
+    def unfinished(self) -> str:
+        """The run that ended before its commit without being undone, if there is one."""
+        record, idle = self.proxy.record, self.idle
+        if record and not record.committed:
+            return record.run
+        if idle and idle.number > (record.number if record else 0):
+            return idle.run
+        return ""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step as it will run, and in words what it will do."""
+
+    step: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Exactly what a run will do. An empty `steps` means that there is nothing to do, and `reason` says why."""
+
+    action: str
+    release: Release
+    colour: Colour
+    image: str
+    from_colour: Colour | None
+    from_release: Release | None
+    before: tuple[Release, ...]
+    number: int
+    steps: tuple[PlannedStep, ...] = ()
+    reason: str = ""
+    diff: str = ""
+
+    @property
+    def unchanged(self) -> bool:
+        return not self.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "action": self.action,
+            "release": self.release.name,
+            "colour": str(self.colour),
+            "from": self.from_release.name if self.from_release else None,
+            "steps": [asdict(step) for step in self.steps],
+            "reason": self.reason,
+            "diff": self.diff,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run. Console, receipt and history all listen to these."""
+
+    step: str
+    state: str
+    """started, progress, done, failed, undone, undo-failed, or leftover"""
+    host: str = ""
+    seconds: float = 0.0
+    detail: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,16 @@
+"""What is true now, asked of the engine and the running proxy. Nothing else decides anything."""
+
+from __future__ import annotations
+
+from bluegreen.model import Observed
+from bluegreen.proxies import Proxy
+from bluegreen.runtimes import Runtime
+
+
+def observe(runtime: Runtime, proxy: Proxy, reference: str = "") -> Observed:
+    """What stands in each colour, what the proxy serves, and the image `reference` if the engine has it."""
+    return Observed(
+        slots=runtime.slots(),
+        proxy=proxy.observe(),
+        image=runtime.image(reference) if reference else None,
+    )

@@ -1,0 +1,116 @@
+"""What a run will do, worked out from what was observed. No input or output: the plan that is printed is the one that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bluegreen.errors import Failed
+from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release
+from bluegreen.settings import Settings
+from bluegreen.steps import DEPLOY, ROLLBACK, Step
+
+REMEMBERED = 10
+"""How many releases back the live containers remember."""
+
+
+def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: bool = False) -> Plan:
+    """The plan that takes the release live; without steps when it is live already."""
+    image = None if build else observed.image
+    release = Release(name, image.digest if image else "", settings.hash)
+    live = observed.live
+    draft = _draft("deploy", settings, observed, release, settings.reference(release))
+    if live and image and live.release == release and live.running == live.wanted == settings.app.replicas:
+        return replace(draft, reason=f"{name} is live already")
+    before = (live.release, *live.before) if live else ()
+    return _with_steps(replace(draft, before=before[:REMEMBERED]), DEPLOY, settings, replace(observed, image=image))
+
+
+def plan_rollback(settings: Settings, observed: Observed, name: str | None = None) -> Plan:
+    """The plan that takes the previous release live again, or the one named.
+
+    Raises Failed when there is none, or when neither its containers nor its image are there any more.
+    """
+    live = observed.live
+    if live is None:
+        raise Failed(f"{settings.service} serves nothing, so there is nothing to roll back", hint="bluegreen deploy")
+    if name == live.release.name:
+        return replace(_draft("rollback", settings, observed, live.release, live.image), reason=f"{name} is live already")
+    target = rollback_target(observed, name)
+    if target is None:
+        raise Failed(f"{live.release} has no release before it", hint="name one: bluegreen rollback RELEASE")
+    if not target.digest and not observed.image:
+        raise Failed(
+            f"{settings.service} has no release {target}: {live.release} still serves", hint="bluegreen status"
+        )
+    target = replace(target, digest=target.digest or (observed.image.digest if observed.image else ""))
+    standby = observed.standby
+    if not (standby and same(standby.release, target)) and not (
+        observed.image and observed.image.digest == target.digest
+    ):
+        raise Failed(
+            f"{target} can't come back: neither its containers nor its image ({target.digest[:19]}) are here any more; "
+            f"{live.release} still serves",
+            hint=f"bluegreen deploy {target} builds it again",
+        )
+    known = [same(each, target) for each in live.before]
+    before = live.before[known.index(True) + 1 :] if True in known else (live.release, *live.before)
+    release = replace(target, settings_hash=settings.hash)
+    draft = _draft("rollback", settings, observed, release, target.digest)
+    return _with_steps(replace(draft, before=before[:REMEMBERED]), ROLLBACK, settings, observed)
+
+
+def after_recovery(observed: Observed) -> Observed:
+    """What will be true once the unfinished run has been ended: the colour from before it is live, its own is gone."""
+    record, idle = observed.proxy.record, observed.idle
+    slots = dict(observed.slots)
+    proxy = observed.proxy
+    if record and not record.committed:
+        slots = {colour: slot for colour, slot in slots.items() if slot.run != record.run}
+        settled = replace(record, number=record.number + 1, committed=True)
+        proxy = replace(proxy, colour=record.from_colour, record=settled)
+    elif idle:
+        del slots[idle.colour]
+    return replace(observed, slots=slots, proxy=proxy)
+
+
+def rollback_target(observed: Observed, name: str | None = None) -> Release | None:
+    """The release that a rollback would bring back. One that is named need not be known; it has no digest then."""
+    live = observed.live
+    if live is None:
+        return None
+    if name is None:
+        return live.before[0] if live.before else None
+    known = [each for each in live.before if each.name == name]
+    if observed.standby and observed.standby.release.name == name:
+        known.insert(0, observed.standby.release)
+    return known[0] if known else Release(name)
+
+
+def same(one: Release, other: Release) -> bool:
+    """The same content under the same name, whatever settings it ran with."""
+    return (one.name, one.digest) == (other.name, other.digest)
+
+
+def _draft(action: str, settings: Settings, observed: Observed, release: Release, image: str) -> Plan:
+    live, record = observed.live, observed.proxy.record
+    return Plan(
+        action=action,
+        release=release,
+        colour=live.colour.other if live else Colour.BLUE,
+        image=image,
+        from_colour=live.colour if live else None,
+        from_release=live.release if live else None,
+        before=(),
+        number=(record.number if record else 0) + 1,
+    )
+
+
+def _with_steps(draft: Plan, recipe: tuple[tuple[type[Step], ...], ...], settings: Settings, observed: Observed) -> Plan:
+    words = [(step.name, step.describe(draft, settings, observed)) for part in recipe for step in part]
+    return replace(draft, steps=tuple(PlannedStep(name, detail) for name, detail in words if detail))
+
+
+def with_recovery(plan: Plan, unfinished: str) -> Plan:
+    """The plan with the step that comes first when an unfinished run has to be ended."""
+    step = PlannedStep("recover", f"undo the run {unfinished}, which ended before its commit")
+    return replace(plan, steps=(step, *plan.steps))

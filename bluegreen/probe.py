@@ -1,0 +1,84 @@
+"""Is this replica ready, and is it the right version?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bluegreen.errors import Failed
+from bluegreen.model import Endpoint, Release, Replica
+from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.settings import Settings
+from bluegreen.words import indent, plain
+
+FIRST = 0.05
+"""Seconds until the second try, and the least between any two; it grows to `probe.interval` while nothing changes."""
+
+ONE_TRY = 5.0
+"""Seconds that one answer may take."""
+
+
+def mismatch(settings: Settings, release: Release, answer: Answer) -> str:
+    """Why the answer is not that of a ready replica of the release; empty if it is."""
+    if not 200 <= answer.status < 300:
+        return f"{settings.probe.path} answered {answer.status}"
+    expected = settings.expected_body(release)
+    if expected is not None and answer.body != expected.strip():
+        return f"{settings.probe.path} answered {plain(answer.body)[:80]!r}, not {expected.strip()!r}"
+    return ""
+
+
+def ask(settings: Settings, release: Release, get: Callable[[str, str, float], Answer], endpoint: Endpoint) -> str:
+    """One try: why the answer is not the right one, or empty."""
+    try:
+        return mismatch(settings, release, get(settings.probe.path, settings.probe.host or str(endpoint), ONE_TRY))
+    except AgentError as error:
+        return f"{settings.probe.path}: {error.message}"
+
+
+def wait_until_right(
+    settings: Settings,
+    release: Release,
+    ask_once: Callable[[], str],
+    *,
+    timeout: float,
+    look: Callable[[], None],
+    progress: Callable[[str], None] = lambda words: None,
+) -> int:
+    """The right answer has come `probe.successes` times in a row. Gives the number of tries.
+
+    Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called before
+    every try to see whether waiting still makes sense.
+    """
+    import tenacity
+
+    in_a_row = 0
+    told = ""
+
+    def once() -> bool:
+        nonlocal in_a_row, told
+        look()
+        reason = ask_once()
+        in_a_row = 0 if reason else in_a_row + 1
+        if reason and reason != told:
+            progress(reason)
+            told = reason
+        return in_a_row >= settings.probe.successes
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda ready: not ready),
+        stop=tenacity.stop_after_delay(timeout),
+        wait=lambda state: FIRST if in_a_row else min(settings.probe.interval, FIRST * 1.2**state.attempt_number),
+        sleep=time.sleep,
+    )
+    try:
+        retrying(once)
+    except tenacity.RetryError as error:
+        raise Failed(f"{release} was not ready after {timeout:g} s: {told or 'the answers kept changing'}") from error
+    return int(retrying.statistics["attempt_number"])
+
+
+def dead(release: Release, replica: Replica, log: str) -> Failed:
+    """The error for a replica that runs no more, with what it wrote last."""
+    last = f"; it wrote last:\n{indent(log)}" if log else " and wrote nothing"
+    return Failed(f"{release} ended with exit code {replica.exit_code} (container {replica.name}){last}")

@@ -1,0 +1,55 @@
+"""What bluegreen asks of a proxy. A new proxy is one file that meets this protocol and passes its contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
+from bluegreen.proxies.agent import Answer
+
+Upstreams = Mapping[Colour, Sequence[Endpoint]]
+
+
+class Proxy(Protocol):
+    """Carries one service's traffic to one of its two colours."""
+
+    @property
+    def name(self) -> str: ...
+
+    def observe(self) -> ProxyState:
+        """What the running proxy serves now."""
+
+    def boot(self, networks: Sequence[str]) -> bool:
+        """The proxy runs and is attached to the networks. True if it did not exist before."""
+
+    def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        """The service's file with `colour` in use."""
+
+    def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        """The running proxy knows these upstreams and still serves `colour`; tested before it was loaded.
+
+        Raises Failed, with the proxy's own words, when it refuses; the file that stood before is back then.
+        """
+
+    def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
+        """Every new request goes to `record.to_colour`; the record stands beside it. Uncommitted, the old colour
+        takes over requests that the new one refuses."""
+
+    def commit(self, record: SwitchRecord) -> None:
+        """The record says that the switch stands, and the old colour gets no request any more."""
+
+    def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
+        """How many connections are, or may yet be, at work on these endpoints, which are not live any more."""
+
+    def get(self, path: str, host: str, timeout: float) -> Answer:
+        """The answer to a request as clients send it: through the proxy."""
+
+    def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+        """The answer of one replica, asked from the proxy's place."""
+
+    def remove(self) -> list[str]:
+        """Nothing of this service is left in the proxy; the proxy is gone when it was its last. Says what went."""
+
+    def close(self) -> None:
+        """Nothing is held open any more."""

@@ -1,0 +1,141 @@
+"""Work done from the proxy's place in the network and on its files, over one process in its container."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+from docker.errors import APIError, NotFound
+
+from bluegreen.errors import BluegreenError
+from bluegreen.model import Endpoint
+from bluegreen.runtimes.session import Session, SessionEnded
+
+SILENCE = 60
+"""Seconds without a word after which the process counts as gone; no verb takes longer."""
+
+# States of /proc/net/tcp that hold no request: FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LISTEN.
+QUIET_STATES = frozenset({"05", "06", "07", "08", "0A"})
+
+
+class AgentError(BluegreenError):
+    """What was asked could not be done there; the message says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer as the proxy got it: status, and the body without white space around it."""
+
+    status: int
+    body: str
+
+
+class Agent:
+    """Talks to one process in the container `name`, started at the first call and again after it was lost."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._session: Session | None = None
+        self._lock = threading.Lock()
+
+    def get(self, endpoint: Endpoint, path: str, *, host: str, timeout: float) -> Answer:
+        """The answer to one GET on a connection of its own. Raises AgentError when there is none."""
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bluegreen\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        )
+        raw = self.call("tcp", endpoint.address, str(endpoint.port), f"{timeout:g}", request)
+        try:
+            response = http.client.HTTPResponse(_Recorded(raw))  # type: ignore[arg-type]
+            response.begin()
+            return Answer(response.status, response.read().decode(errors="replace").strip())
+        except (http.client.HTTPException, ValueError) as error:
+            raise AgentError(f"not an HTTP answer: {error or raw[:80]!r}") from error
+
+    def read(self, path: str) -> str:
+        return self.call("read", path).decode(errors="replace")
+
+    def exists(self, path: str) -> bool:
+        return self.call("exists", path) == b"1"
+
+    def write(self, path: str, content: str) -> None:
+        """The file has this content; a reader sees the old one or the new one whole."""
+        self.call("write", path, content)
+
+    def remove(self, *paths: str) -> None:
+        """None of the files exists."""
+        self.call("remove", *paths)
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """The command's exit code and its outputs together."""
+        code, _, text = self.call("run", *command).decode(errors="replace").partition("\n")
+        return int(code), text.strip()
+
+    def processes(self) -> dict[int, str]:
+        """Every process of the container: its pid and its command line."""
+        lines = self.call("ps").decode(errors="replace").splitlines()
+        return {int(pid): line.strip() for pid, _, line in (line.partition(" ") for line in lines)}
+
+    def connections(self, endpoints: Iterable[Endpoint]) -> int:
+        """How many connections from the proxy's network to these endpoints are, or may yet be, at work."""
+        wanted = {_proc_net(endpoint) for endpoint in endpoints}
+        rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
+        return sum(row[2] in wanted and row[3] not in QUIET_STATES for row in rows)
+
+    def call(self, verb: str, *arguments: str) -> bytes:
+        """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""
+        line = " ".join([verb, *(quote(argument, safe="/:=.,-_") for argument in arguments)]).encode() + b"\n"
+        with self._lock:
+            try:
+                session = self._session or self._start()
+                session.send(line)
+                state, _, length = session.read_line().partition(b" ")
+                data = session.read(int(length))
+            except SessionEnded:
+                self._close()
+                raise
+        if state != b"ok":
+            raise AgentError(data.decode(errors="replace"))
+        return data
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _start(self) -> Session:
+        program = resources.files("bluegreen").joinpath("templates/agent.pl").read_text()
+        api = self._client.api
+        try:
+            run = api.exec_create(self._name, ["perl", "-e", program], stdin=True, user="0")
+            raw = api.exec_start(run["Id"], socket=True)
+        except (APIError, NotFound) as error:
+            raise SessionEnded(f"{self._name} does not run: {error.explanation or error}") from error
+        self._session = Session(raw, timeout=SILENCE)
+        return self._session
+
+    def _close(self) -> None:
+        if self._session:
+            self._session.close()
+            self._session = None
+
+
+class _Recorded:
+    """Bytes already received, in the form that http.client reads from."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._raw)
+
+
+def _proc_net(endpoint: Endpoint) -> str:
+    """The endpoint as /proc/net/tcp writes it: the address's bytes in the host's order, which is little-endian."""
+    octets = bytes(int(part) for part in endpoint.address.split("."))
+    return f"{octets[::-1].hex().upper()}:{endpoint.port:04X}"

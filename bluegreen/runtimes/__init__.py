@@ -1,0 +1,55 @@
+"""What bluegreen asks of the engine that runs the containers. A new runtime is one file that meets this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot
+
+
+class Runtime(Protocol):
+    """The containers, images and network of one service on one host."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def network(self) -> str:
+        """The name of the network on which the proxy reaches the replicas."""
+
+    def slots(self) -> Mapping[Colour, Slot]:
+        """What stands in each colour, asked of the engine."""
+
+    def image(self, reference: str) -> Image | None:
+        """The image of this tag or digest, if the engine has it."""
+
+    def build(self, release: Release, progress: Callable[[str], None]) -> Image:
+        """The release's image is built and tagged. Raises Failed with the build's last lines."""
+
+    def prepare(self) -> bool:
+        """The service's network exists. True if it did not before."""
+
+    def endpoints(self, colour: Colour, count: int) -> tuple[Endpoint, ...]:
+        """Where `count` replicas of a colour answer; the addresses last across restarts."""
+
+    def start(
+        self, colour: Colour, release: Release, image: str, run: str, number: int, before: tuple[Release, ...]
+    ) -> tuple[Replica, ...]:
+        """The colour holds running replicas of the release and nothing else. They don't restart until `keep`."""
+
+    def keep(self, colour: Colour) -> None:
+        """The colour's replicas come back after a crash and after a restart of the engine."""
+
+    def replicas(self, colour: Colour) -> tuple[Replica, ...]:
+        """The colour's replicas as they are now."""
+
+    def log(self, replica: Replica, lines: int = 15) -> str:
+        """The last lines that the replica wrote."""
+
+    def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
+        """The colour's replicas (of that run only, if given) have ended, in the time that the settings give them,
+        and are gone. Says which."""
+
+    def remove_network(self) -> list[str]:
+        """The service's network is gone. Says so if it was there."""

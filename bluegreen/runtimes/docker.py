@@ -1,0 +1,328 @@
+"""The Docker engine of one host: a container a replica, on a network of the service's own."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
+from docker.types import EndpointConfig, IPAMConfig, IPAMPool
+
+from bluegreen.errors import Failed, SettingsError
+from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot
+from bluegreen.settings import Settings
+from bluegreen.words import plain
+
+Network = ipaddress.IPv4Network
+
+
+class DockerRuntime:
+    """The containers, images and network of one service on one engine."""
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._service = settings.service
+        self._subnet: Network | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self._client.api.base_url).replace("http+docker://localhost", "local")
+
+    @property
+    def network(self) -> str:
+        # Sorts after the proxy's own network (bluegreen-edge-...), which must keep the published ports.
+        return f"bluegreen-net-{self._service}"
+
+    def slots(self) -> Mapping[Colour, Slot]:
+        found = defaultdict(list)
+        for container in self._containers():
+            found[Colour(container.labels["bluegreen.colour"])].append(container)
+        return {colour: self._slot(colour, containers) for colour, containers in found.items()}
+
+    def image(self, reference: str) -> Image | None:
+        try:
+            attrs = self._client.api.inspect_image(reference)
+        except ImageNotFound:
+            return None
+        return Image(reference=reference, digest=attrs["Id"], size=attrs["Size"])
+
+    def build(self, release: Release, progress: Callable[[str], None]) -> Image:
+        settings = self._settings.image
+        context = (self._settings.root / settings.context).resolve()
+        if not (context / settings.dockerfile).is_file():
+            raise Failed(
+                f"there is no {settings.dockerfile} in {context}", hint="set image.context or image.dockerfile"
+            )
+        reference = self._settings.reference(release)
+        lines: list[str] = []
+        stream = self._client.api.build(
+            path=os.fspath(context),
+            dockerfile=settings.dockerfile,
+            tag=reference,
+            buildargs={**settings.args, "RELEASE": release.name},
+            target=settings.target or None,
+            labels={"bluegreen.service": self._service, "bluegreen.release": release.name},
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        try:
+            for piece in stream:
+                if "error" in piece:
+                    shown = "\n".join(f"  {line}" for line in lines[-15:])
+                    raise Failed(f"the build of {reference} failed: {plain(piece['error'].strip())}\n{shown}")
+                for line in plain(piece.get("stream", "")).splitlines():
+                    if line.strip():
+                        lines.append(line)
+                        progress(line)
+        except (APIError, BuildError) as error:
+            raise Failed(f"the build of {reference} failed: {plain(str(error))}") from error
+        image = self.image(reference)
+        if image is None:
+            raise Failed(f"the build ended, but the engine has no {reference}")
+        return image
+
+    def prepare(self) -> bool:
+        wanted = self._settings.network.subnet
+        if (existing := self._existing_subnet()) is not None:
+            if wanted and Network(wanted) != existing:
+                raise SettingsError(
+                    f"network.subnet: {wanted}, but the network {self.network} has {existing}",
+                    hint="bluegreen down, then deploy again; or set it back",
+                )
+            return False
+        for subnet in [Network(wanted)] if wanted else self._free_subnets():
+            if wanted:
+                self._refuse_overlap(subnet)
+            upper = list(subnet.subnets())[1]
+            pool = IPAMPool(subnet=str(subnet), iprange=str(upper), gateway=str(subnet[1]))
+            try:
+                self._client.networks.create(
+                    self.network,
+                    driver="bridge",
+                    ipam=IPAMConfig(pool_configs=[pool]),
+                    labels={"bluegreen.service": self._service},
+                    check_duplicate=True,
+                )
+            except APIError as error:
+                # Another service that started at the same moment may have chosen the same one.
+                if "overlap" in str(error).lower() and not wanted:
+                    continue
+                raise Failed(f"the network {self.network} can't be made: {error.explanation or error}") from error
+            self._subnet = subnet
+            return True
+        raise SettingsError(
+            f"network.pool: no free subnet in {self._settings.network.pool}", hint="set network.pool or network.subnet"
+        )
+
+    def endpoints(self, colour: Colour, count: int) -> tuple[Endpoint, ...]:
+        subnet = self._subnet or self._existing_subnet()
+        if subnet is None:
+            subnet = Network(self._settings.network.subnet or self._settings.network.pool)
+            subnet = subnet if self._settings.network.subnet else next(subnet.subnets(new_prefix=24))
+        # The upper half is for addresses that the engine gives out, the lower one for fixed ones: a quarter a colour.
+        quarter = subnet.num_addresses // 4
+        first = 2 if colour is Colour.BLUE else quarter
+        room = quarter - 2
+        if count > room:
+            raise SettingsError(f"app.replicas: the subnet {subnet} has room for {room} replicas a colour, not {count}")
+        return tuple(Endpoint(str(subnet[first + index]), self._settings.app.port) for index in range(count))
+
+    def start(
+        self, colour: Colour, release: Release, image: str, run: str, number: int, before: tuple[Release, ...]
+    ) -> tuple[Replica, ...]:
+        self.remove(colour)
+        endpoints = self.endpoints(colour, self._settings.app.replicas)
+
+        def one(index: int) -> None:
+            container = self._create(index, endpoints[index], colour, release, image, run, number, before)
+            for network in self._settings.app.networks:
+                self._client.networks.get(network).connect(container)
+            container.start()
+
+        try:
+            _each(one, range(len(endpoints)))
+        except NotFound as error:
+            raise Failed(f"{release} can't start: {error.explanation}") from error
+        except DockerException as error:
+            words = getattr(error, "explanation", None) or str(error)
+            raise Failed(f"{release} can't start: {plain(words)}") from error
+        return self.replicas(colour)
+
+    def keep(self, colour: Colour) -> None:
+        _each(lambda container: container.update(restart_policy={"Name": "always"}), self._containers(colour))
+
+    def replicas(self, colour: Colour) -> tuple[Replica, ...]:
+        return tuple(self._replica(container) for container in self._containers(colour))
+
+    def log(self, replica: Replica, lines: int = 15) -> str:
+        try:
+            raw: bytes = self._client.api.logs(replica.id, tail=lines)
+        except DockerException:
+            return ""
+        return plain(raw.decode(errors="replace")).strip()
+
+    def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
+        def one(container: Any) -> None:
+            try:
+                # First, or a restart policy could bring it back between stop and removal.
+                container.update(restart_policy={"Name": "no"})
+                container.stop(timeout=round(self._settings.app.stop_timeout))
+                container.remove(force=True, v=True)
+            except NotFound:
+                pass
+            except APIError as error:
+                if error.status_code != 409:  # removal is already in progress
+                    raise
+
+        containers = [each for each in self._containers(colour) if run in (None, each.labels.get("bluegreen.run"))]
+        _each(one, containers)
+        return [container.name for container in containers]
+
+    def remove_network(self) -> list[str]:
+        try:
+            self._client.networks.get(self.network).remove()
+        except NotFound:
+            return []
+        return [f"network {self.network}"]
+
+    def _containers(self, colour: Colour | None = None) -> list[Any]:
+        labels = [f"bluegreen.service={self._service}", "bluegreen.colour"]
+        if colour:
+            labels[-1] += f"={colour}"
+        found = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        return sorted(found, key=lambda container: int(container.labels.get("bluegreen.replica", 0)))
+
+    def _create(
+        self,
+        index: int,
+        endpoint: Endpoint,
+        colour: Colour,
+        release: Release,
+        image: str,
+        run: str,
+        number: int,
+        before: tuple[Release, ...],
+    ) -> Any:
+        app = self._settings.app
+        labels = {
+            "bluegreen.service": self._service,
+            "bluegreen.colour": str(colour),
+            "bluegreen.release": release.name,
+            "bluegreen.digest": release.digest,
+            "bluegreen.settings": release.settings_hash,
+            "bluegreen.image": self._settings.reference(release),
+            "bluegreen.run": run,
+            "bluegreen.number": str(number),
+            "bluegreen.replica": str(index + 1),
+            "bluegreen.wanted": str(app.replicas),
+            "bluegreen.before": json.dumps([[each.name, each.digest] for each in before]),
+        }
+        return self._client.containers.create(
+            image,
+            app.command,
+            name=f"{self._service}-{colour}-{index + 1}",
+            labels=labels,
+            environment=dict(app.env),
+            volumes=list(app.volumes),
+            user=app.user,
+            mem_limit=app.memory,
+            nano_cpus=round(app.cpus * 1e9) if app.cpus else None,
+            network=self.network,
+            networking_config={
+                self.network: EndpointConfig(self._client.api._version, ipv4_address=endpoint.address),
+            },
+            stop_signal=None,
+            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+        )
+
+    def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
+        newest = max(containers, key=lambda container: container.attrs["Created"])
+        labels = newest.labels
+        return Slot(
+            colour=colour,
+            release=Release(
+                labels["bluegreen.release"], labels.get("bluegreen.digest", ""), labels.get("bluegreen.settings", "")
+            ),
+            image=labels.get("bluegreen.image", ""),
+            run=labels.get("bluegreen.run", ""),
+            since=newest.attrs["Created"][:19] + "Z",
+            number=int(labels.get("bluegreen.number", 0)),
+            wanted=int(labels.get("bluegreen.wanted", 1)),
+            replicas=tuple(self._replica(container) for container in containers),
+            before=tuple(Release(name, digest) for name, digest in json.loads(labels.get("bluegreen.before", "[]"))),
+        )
+
+    def _replica(self, container: Any) -> Replica:
+        state = container.attrs["State"]
+        networks = container.attrs["NetworkSettings"]["Networks"]
+        own = networks.get(self.network) or {}
+        address = (own.get("IPAMConfig") or {}).get("IPv4Address") or own.get("IPAddress") or ""
+        return Replica(
+            name=container.name,
+            id=container.id,
+            running=bool(state["Running"]) and not state.get("Restarting", False),
+            endpoint=Endpoint(address, self._settings.app.port),
+            status=state["Status"],
+            exit_code=None if state["Running"] else state["ExitCode"],
+            restarts=container.attrs.get("RestartCount", 0),
+        )
+
+    def _existing_subnet(self) -> Network | None:
+        try:
+            attrs = self._client.api.inspect_network(self.network)
+        except NotFound:
+            return None
+        self._subnet = Network(attrs["IPAM"]["Config"][0]["Subnet"])
+        return self._subnet
+
+    def _taken(self) -> dict[str, Network]:
+        """What a new subnet must keep clear of: the engine's networks and the routes of its host."""
+        taken = {}
+        for network in self._client.networks.list():
+            for config in (network.attrs.get("IPAM") or {}).get("Config") or []:
+                subnet = ipaddress.ip_network(config["Subnet"], strict=False)
+                if isinstance(subnet, Network):
+                    taken[f"the network {network.name}"] = subnet
+        raw: bytes = self._client.containers.run(
+            self._settings.proxy.image, ["cat", "/proc/net/route"], entrypoint=[], network_mode="host", remove=True
+        )
+        for line in raw.decode().splitlines()[1:]:
+            device, destination, _, _, _, _, _, mask = line.split()[:8]
+            route = Network((_little_endian(destination), str(ipaddress.IPv4Address(_little_endian(mask)))))
+            if route.prefixlen:
+                taken.setdefault(f"the host's route over {device}", route)
+        return taken
+
+    def _free_subnets(self) -> Iterable[Network]:
+        taken = self._taken().values()
+        pool = Network(self._settings.network.pool)
+        size = max(24, pool.prefixlen)
+        return (subnet for subnet in pool.subnets(new_prefix=size) if not any(map(subnet.overlaps, taken)))
+
+    def _refuse_overlap(self, subnet: Network) -> None:
+        for owner, other in self._taken().items():
+            if subnet.overlaps(other):
+                raise SettingsError(f"network.subnet: {subnet} overlaps {owner} ({other})", hint="choose another")
+
+
+def _little_endian(word: str) -> int:
+    return int.from_bytes(bytes.fromhex(word), "little")
+
+
+def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """`work` has been done for every item, up to eight at once; the first error is raised when all have ended."""
+    items = list(items)
+    if len(items) < 2:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for future in [pool.submit(work, item) for item in items]:
+            future.result()

@@ -1,0 +1,331 @@
+"""A service on its host: the flow that every run takes, and what can be asked without one.
+
+    settings -> lock -> observe -> plan -> engine -> events
+"""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from bluegreen import plan as planning
+from bluegreen.engine import execute, interrupts
+from bluegreen.errors import BluegreenError, Failed, NeedsPerson
+from bluegreen.lock import Holder, Lock
+from bluegreen.model import Colour, Event, Observed, Plan, Release, Slot
+from bluegreen.observe import observe
+from bluegreen.proxies import Proxy
+from bluegreen.proxies.container import ProxyContainer
+from bluegreen.proxies.nginx import Nginx
+from bluegreen.receipt import receipt
+from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.connect import connect
+from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.settings import Settings
+from bluegreen.steps import Run, recover
+from bluegreen.witness import Witness
+
+Emit = Callable[[Event], None]
+Planner = Callable[[Observed], Plan]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line adds to the settings for one run."""
+
+    wait: float = 0
+    """Seconds to wait for the lock."""
+    witness: bool = True
+
+
+@dataclass
+class Service:
+    """The service of a settings file, with the drivers that reach it."""
+
+    settings: Settings
+    client: Any
+    runtime: Runtime
+    proxy: Proxy
+    events: list[Event] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator[Service]:
+        """The service on the engine that `docker` would use; what was opened is closed afterwards.
+
+        Raises BluegreenError when no engine answers.
+        """
+        client = connect()
+        container = ProxyContainer(client, settings.proxy.kind, settings.proxy.listen, settings.proxy.image)
+        service = cls(settings, client, DockerRuntime(client, settings), Nginx(settings, container))
+        try:
+            yield service
+        except DockerException as error:
+            raise Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}") from error
+        finally:
+            service.proxy.close()
+            client.close()
+
+    def deploy(self, name: str, options: Options, emit: Emit, *, build: bool = False) -> dict[str, Any]:
+        """The release is live, and its receipt is returned. On failure the old one is, and the error carries a receipt."""
+        reference = self.settings.reference(Release(name))
+        return self._run(
+            f"deploy {name}",
+            lambda: observe(self.runtime, self.proxy, reference),
+            lambda observed: planning.plan_deploy(self.settings, observed, name, build=build),
+            options,
+            emit,
+        )
+
+    def rollback(self, name: str | None, options: Options, emit: Emit) -> dict[str, Any]:
+        """The previous release, or the one named, is live again, and the receipt is returned."""
+        return self._run(
+            f"rollback {name or ''}".strip(),
+            lambda: self._observe_for_rollback(name),
+            lambda observed: planning.plan_rollback(self.settings, observed, name),
+            options,
+            emit,
+            recovery_suffices=name is None,
+        )
+
+    def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
+        """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
+        observed = observe(self.runtime, self.proxy, self.settings.reference(Release(name)))
+        return self._preview(observed, lambda seen: planning.plan_deploy(self.settings, seen, name, build=build))
+
+    def plan_rollback(self, name: str | None) -> Plan:
+        """What `rollback` would do now; see `plan_deploy`."""
+        observed = self._observe_for_rollback(name)
+        return self._preview(observed, lambda seen: planning.plan_rollback(self.settings, seen, name))
+
+    def build(self, name: str, progress: Callable[[str], None]) -> str:
+        """The release's image is on the engine. Gives its name and size."""
+        image = self.runtime.build(Release(name), progress)
+        return f"{image.reference} {image.size / 1e6:.1f} MB"
+
+    def status(self) -> dict[str, Any]:
+        """What is true now, in the shape that README describes."""
+        observed = observe(self.runtime, self.proxy)
+        settled = planning.after_recovery(observed) if observed.unfinished else observed
+        holder = self._lock().holder()
+        proxy = observed.proxy
+        return {
+            "service": self.settings.service,
+            "live": _slot(observed.live, observed) if observed.live else None,
+            "standby": _slot(observed.standby, observed) if observed.standby else None,
+            "rollback": self._readiness(settled),
+            "proxy": {
+                "kind": self.settings.proxy.kind,
+                "version": proxy.version,
+                "address": self.settings.proxy.url,
+                "switch": proxy.switch,
+                "running": proxy.running,
+            },
+            "unfinished": observed.unfinished or None,
+            "lock": str(holder) if holder else None,
+            "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
+        }
+
+    def down(self, emit: Emit, options: Options) -> list[str]:
+        """Nothing of this service is left but its images; the proxy stays while it serves another. Says what went."""
+        with self._locked("down", options, emit):
+            gone = [name for colour in Colour for name in self.runtime.remove(colour)]
+            return [*gone, *self.proxy.remove(), *self.runtime.remove_network()]
+
+    def _run(
+        self,
+        doing: str,
+        look: Callable[[], Observed],
+        planner: Planner,
+        options: Options,
+        emit: Emit,
+        *,
+        recovery_suffices: bool = False,
+    ) -> dict[str, Any]:
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        host = self.runtime.name
+
+        def tell(event: Event) -> None:
+            self.events.append(event)
+            emit(event)
+
+        with self._locked(doing, options, tell) as lock, interrupts() as state:
+            observed = look()
+            if observed.unfinished:
+                unfinished, started = observed.unfinished, time.monotonic()
+                lock.check()
+                tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
+                words = recover(self.settings, self.runtime, self.proxy, observed)
+                tell(Event("recover", "done", host, time.monotonic() - started, words))
+                observed = look()
+                if recovery_suffices and observed.live:
+                    plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
+                    plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
+                    return receipt(self.settings.service, run_id, plan, "done", self.events)
+            plan = planner(observed)
+            if plan.unchanged:
+                return receipt(self.settings.service, run_id, plan, "unchanged", self.events)
+            witness = self._witness(plan, observed) if options.witness else None
+            run = Run(
+                id=run_id,
+                settings=self.settings,
+                runtime=self.runtime,
+                proxy=self.proxy,
+                observed=observed,
+                plan=plan,
+                release=plan.release,
+                emit=tell,
+                witness=witness,
+            )
+            try:
+                execute(run, lock, state)
+            except (BluegreenError, DockerException) as error:
+                raise self._failure(error, run) from error
+            finally:
+                if witness:
+                    witness.stop()
+            return self._receipt(run, "done")
+
+    def _failure(self, error: Exception, run: Run) -> BluegreenError:
+        """The error with what is true now and the receipt of the run that it ended."""
+        if not isinstance(error, BluegreenError):
+            error = Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+        if run.witness:
+            run.witness.stop()
+        undone = not isinstance(error, NeedsPerson)
+        error.receipt = self._receipt(run, "undone" if undone else "failed", error.message)
+        if undone:
+            error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
+        return error
+
+    def _receipt(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
+        return receipt(
+            self.settings.service,
+            run.id,
+            run.plan,
+            result,
+            self.events,
+            witness=run.witness,
+            cut=run.cut,
+            leftover=run.leftover,
+            reason=reason,
+        )
+
+    def _witness(self, plan: Plan, observed: Observed) -> Witness:
+        """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""
+        settings = self.settings
+        releases = [plan.release, *([plan.from_release] if plan.from_release else [])]
+        hosts = settings.proxy.hosts
+        witness = Witness(
+            settings.proxy.url,
+            settings.probe.path,
+            host=hosts[0].replace("*", "any") if hosts else settings.probe.host,
+            expected={release.name: settings.expected_body(release) for release in releases},
+            rate=settings.witness.rate,
+            connections=settings.witness.connections,
+            timeout=settings.witness.timeout,
+        )
+        if observed.live:
+            reason = witness.reachable()
+            if reason:
+                raise Failed(
+                    f"the witness can't reach the proxy: {reason}; {observed.live.release} still serves",
+                    hint="set proxy.url to where this machine reaches it, or pass --no-witness",
+                )
+            witness.start()
+        return witness
+
+    def _preview(self, observed: Observed, planner: Planner) -> Plan:
+        unfinished = observed.unfinished
+        plan = planner(planning.after_recovery(observed) if unfinished else observed)
+        if unfinished:
+            plan = planning.with_recovery(plan, unfinished)
+        if plan.unchanged:
+            return plan
+        replicas = self.settings.app.replicas
+        upstreams = {colour: self.runtime.endpoints(colour, replicas) for colour in Colour}
+        if observed.live:
+            upstreams[observed.live.colour] = observed.live.endpoints
+        try:
+            config = self.proxy.render(upstreams, plan.colour)
+        except Failed:  # without the proxy's image its version, and so its config, isn't known yet
+            return plan
+        lines = difflib.unified_diff(
+            observed.proxy.config.splitlines(), config.splitlines(), "as it is", "as it will be", lineterm=""
+        )
+        return replace(plan, diff="\n".join(lines))
+
+    def _observe_for_rollback(self, name: str | None) -> Observed:
+        observed = observe(self.runtime, self.proxy)
+        settled = planning.after_recovery(observed) if observed.unfinished else observed
+        target = planning.rollback_target(settled, name)
+        if target is None:
+            return observed
+        return replace(observed, image=self.runtime.image(target.digest or self.settings.reference(target)))
+
+    def _readiness(self, observed: Observed) -> dict[str, Any]:
+        target = planning.rollback_target(observed)
+        if target is None:
+            why = f"{observed.live.release} has no release before it" if observed.live else "nothing is live"
+            return {"release": None, "ready": False, "how": None, "why": why}
+        standby = observed.standby
+        if standby and planning.same(standby.release, target):
+            return {"release": target.name, "ready": True, "how": "standby", "why": f"{standby.colour} runs it"}
+        if self.runtime.image(target.digest):
+            return {"release": target.name, "ready": True, "how": "image", "why": "its image is kept"}
+        return {"release": target.name, "ready": False, "how": None, "why": f"its image {target.digest[:19]} is gone"}
+
+    def _lock(self) -> Lock:
+        return Lock(self.client, self.settings.service, self.settings.proxy.image)
+
+    @contextmanager
+    def _locked(self, doing: str, options: Options, emit: Emit) -> Iterator[Lock]:
+        """This run holds the service's lock, and the proxy runs if there is one."""
+        self._have_proxy_image()
+        lock = self._lock()
+
+        def waiting(holder: Holder) -> None:
+            emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
+
+        lock.take(doing, wait=options.wait, waiting=waiting)
+        try:
+            state = self.proxy.observe()
+            if state.exists and not state.running:
+                lock.check()
+                emit(Event("proxy", "progress", self.runtime.name, detail=f"{self.proxy.name} is down: starting it"))
+                self.proxy.boot([])
+            yield lock
+        finally:
+            lock.release()
+
+    def _have_proxy_image(self) -> None:
+        reference = self.settings.proxy.image
+        if self.runtime.image(reference):
+            return
+        try:
+            self.client.images.pull(reference)
+        except (ImageNotFound, APIError) as error:
+            raise Failed(
+                f"proxy.image: {reference} is not on the engine and can't be pulled: {error.explanation or error}",
+                hint=f"docker pull {reference}, or set proxy.image",
+            ) from error
+
+
+def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:
+    record = observed.proxy.record
+    return {
+        "colour": str(slot.colour),
+        "release": slot.release.name,
+        "image": slot.image,
+        "digest": slot.release.digest,
+        "since": record.at if record and record.to_colour is slot.colour and record.at else slot.since,
+        "replicas": {"running": slot.running, "wanted": slot.wanted},
+    }

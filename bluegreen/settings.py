@@ -1,0 +1,832 @@
+"""bluegreen.toml as frozen, typed settings: every problem at once, each with its path.
+
+What is rendered into a proxy's file is checked here against what it may hold, not against what it may not:
+no quote, brace, semicolon, `$`, newline or NUL gets through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import math
+import os
+import posixpath
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+
+from bluegreen.errors import SettingsError, UsageError
+from bluegreen.model import Release
+
+FILE = "bluegreen.toml"
+VARIABLE = "BLUEGREEN_CONFIG"
+
+_TEMPLATE = Path(__file__).with_name("templates") / FILE
+_SHOWN = 40
+_SECRET = (("app", "env"), ("image", "args"))
+"""Tables whose values are never shown in a message."""
+
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_ADDRESS_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[0-9]{1,5}))?")
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>ms|s|m|h)")
+_SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[kmg]?)")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VOLUME = re.compile(r"(?P<source>/[^:]*|[A-Za-z0-9][A-Za-z0-9_.-]+):(?P<target>/[^:]*)(?::(?:ro|rw))?")
+_PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
+_PLACEHOLDER = re.compile(r"\{(release|number)\}")
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def _shown(value: object) -> str:
+    """`value` on one line, with escapes for what does not print, cut at 40 characters."""
+    if isinstance(value, str):
+        text = repr(value[: _SHOWN + 1])
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, int):
+        text = str(value) if abs(value) < 10**_SHOWN else "a huge number"
+    else:
+        text = str(value) if isinstance(value, float) else type(value).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _printable(value: str, also: str = "") -> bool:
+    return not any(char not in also and (char < " " or "\x7f" <= char < "\xa0") for char in value)
+
+
+def _text(value: str) -> str:
+    if not value.strip() or not _printable(value):
+        raise ValueError("must hold text without control characters")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL")
+    return value
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"{_shown(value)} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _duration(value: object) -> float:
+    """Seconds of `"200ms"`, `"2s"`, `"5m"`, `"1h"` or of a number. Raises ValueError for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # An int may be too large for a float.
+        if abs(value) < 1e12 and math.isfinite(value):
+            return float(value)
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return round(float(match["number"]) * _UNITS[match["unit"]], 9)
+    raise ValueError(f'{_shown(value)} is not a duration such as "200ms", "2s", "5m" or "1h"')
+
+
+def _between(low: str, high: str) -> AfterValidator:
+    least, most = _duration(low), _duration(high)
+
+    def check(value: float) -> float:
+        if not least <= value <= most:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Size(str):
+    """A size such as `100m`: digits and `k`, `m`, `g` (powers of 1024) or nothing, in lower case."""
+
+    __slots__ = ()
+
+    @property
+    def bytes(self) -> int:
+        match = _SIZE.fullmatch(self)
+        assert match is not None
+        return int(match["number"]) * _BYTES[match["unit"]]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
+        text = core_schema.to_string_ser_schema()
+        return core_schema.no_info_plain_validator_function(_size, serialization=text)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, source: object, handler: object) -> dict[str, Any]:
+        text = {"type": "string", "pattern": "^[0-9]{1,15}[kmgKMG]?$"}
+        return {"anyOf": [text, {"type": "integer", "minimum": 0}]}
+
+
+def _size(value: object) -> Size:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
+        value = str(value)
+    if not isinstance(value, str) or not _SIZE.fullmatch(value.lower()):
+        raise ValueError(f'{_shown(value)} is not a size such as "512k", "100m" or "2g"')
+    size = Size(value.lower())
+    if size.bytes > 1 << 50:
+        raise ValueError(f"{_shown(value)} is too large")
+    return size
+
+
+def _memory(value: Size) -> Size:
+    if value.bytes < 6 << 20:
+        raise ValueError("must be at least 6m, as the engine takes no less")
+    return value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{_shown(value)} is there twice")
+    return values
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} must be from 1 to 65535")
+    return port
+
+
+def _ipv6(text: str) -> str:
+    """The canonical `[address]` of `[address]`. Raises ValueError for anything else."""
+    if not (text.startswith("[") and text.endswith("]")) or "%" in text:
+        raise ValueError
+    return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+
+
+def _ip(text: str) -> str:
+    return _ipv6(text) if text.startswith("[") else str(ipaddress.IPv4Address(text))
+
+
+def _listen(value: str) -> str:
+    match = _ADDRESS_AND_PORT.fullmatch(value)
+    if match and match["port"]:
+        try:
+            host = _ip(match["host"])
+        except ValueError:
+            pass
+        else:
+            return f"{host}:{_port(match['port'])}"
+    raise ValueError(f'{_shown(value)} is not an address and port such as "127.0.0.1:8080" or "[::1]:8080"')
+
+
+def _is_host(value: str) -> bool:
+    return len(value) <= 253 and bool(_HOST.fullmatch(value))
+
+
+def _authority(value: str) -> str:
+    """`host` or `host:port` in lower case; host is a name, an IPv4 address or `[IPv6]`. Raises ValueError."""
+    match = _ADDRESS_AND_PORT.fullmatch(value)
+    if match:
+        try:
+            host = _ipv6(match["host"]) if match["host"].startswith("[") else match["host"].lower()
+        except ValueError:
+            host = ""
+        if host.startswith("[") or _is_host(host):
+            return f"{host}:{_port(match['port'])}" if match["port"] else host
+    raise ValueError(f"{_shown(value)} is not a host name, with or without a port")
+
+
+def _host_pattern(value: str) -> str:
+    if not _is_host(value.removeprefix("*.")):
+        raise ValueError(f'{_shown(value)} is not a host name such as "example.com" or "*.example.com"')
+    return value.lower()
+
+
+def _path(value: str) -> str:
+    if not _PATH.fullmatch(value) or value.startswith("//") or len(value) > 2000:
+        raise ValueError(f'{_shown(value)} is not a path such as "/version"; write other characters as %XX')
+    return value
+
+
+def _url(value: str) -> str:
+    match = re.fullmatch(r"(https?)://([^/]*)(/.*)?", value)
+    path = (match[3] or "").rstrip("/") if match else ""
+    if not match or "?" in path:
+        raise ValueError(f'{_shown(value)} is not an address such as "http://127.0.0.1:8080"')
+    return f"{match[1]}://{_authority(match[2])}{_path(path) if path else ''}"
+
+
+def _repository(value: str) -> str:
+    first, slash, rest = value.partition("/")
+    registry = bool(slash) and (first == "localhost" or "." in first or ":" in first)
+    path = rest if registry else value
+    if ":" in path or "@" in path:
+        raise ValueError(f"{_shown(value)} must be without a tag or digest: the release is the tag")
+    if value != value.lower():
+        raise ValueError(f"{_shown(value)} must be in lower case")
+    if registry:
+        try:
+            _authority(first)
+        except ValueError:
+            path = ""
+    if len(value) > 255 or not _REPOSITORY.fullmatch(path) or re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError(
+            f'{_shown(value)} is not an image repository such as "shop" or "example.com:5000/shop"'
+        )
+    return value
+
+
+def _image_reference(value: str) -> str:
+    name, _, digest = value.partition("@")
+    # A colon after the last slash begins the tag; one before it, a registry's port.
+    cut = name.find(":", name.rfind("/") + 1)
+    name, tag = (name[:cut], name[cut + 1 :]) if cut >= 0 else (name, "latest")
+    try:
+        _repository(name)
+        valid = bool(_TAG.fullmatch(tag)) and (
+            "@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest))
+        )
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f'{_shown(value)} is not an image such as "nginx:stable"')
+    return value
+
+
+def _network_name(value: str) -> str:
+    if not _NETWORK.fullmatch(value):
+        raise ValueError(f"{_shown(value)} is not the name of a network")
+    if value in ("host", "none"):
+        raise ValueError(f"{_shown(value)} can't be joined beside the service's own network")
+    return value
+
+
+def _volume(value: str) -> str:
+    match = _VOLUME.fullmatch(value)
+    if not match or not _printable(value):
+        raise ValueError(f'{_shown(value)} is not a volume such as "data:/data" or "/srv/data:/data:ro"')
+    if not _target(value).strip("/"):
+        raise ValueError(f"{_shown(value)} would cover the container's root")
+    return value
+
+
+def _target(volume: str) -> str:
+    """Where in the container a valid volume stands."""
+    match = _VOLUME.fullmatch(volume)
+    return posixpath.normpath(match["target"]) if match else ""
+
+
+def _one_volume_each(values: tuple[str, ...]) -> tuple[str, ...]:
+    targets = [_target(value) for value in values]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise ValueError(f"{_shown(target)} is the place of two volumes")
+    return values
+
+
+def _body(value: str) -> str:
+    if not value.strip() or not _printable(value, also="\t\r\n"):
+        raise ValueError("must hold text without control characters; leave it out if any 2xx answer will do")
+    if re.search(r"[{}]", _PLACEHOLDER.sub("", value)):
+        raise ValueError(f"{_shown(value)} may hold {{release}} and {{number}}, and no other braces")
+    return value
+
+
+def _ipv4_network(value: str) -> ipaddress.IPv4Network:
+    try:
+        if not re.fullmatch(r"[0-9.]+/[0-9]{1,2}", value):
+            raise ValueError
+        network = ipaddress.IPv4Network(value, strict=False)
+    except ValueError:
+        raise ValueError(f'{_shown(value)} is not an IPv4 network such as "172.29.0.0/24"') from None
+    if str(network) != value:
+        raise ValueError(f"{_shown(value)} does not begin at a network address: {network} does")
+    for reserved in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"):
+        if network.overlaps(ipaddress.IPv4Network(reserved)):
+            raise ValueError(f"{_shown(value)} lies in {reserved}, which no container network can have")
+    return network
+
+
+def _subnet(value: str) -> str:
+    if not 16 <= _ipv4_network(value).prefixlen <= 28:
+        raise ValueError(f"{_shown(value)} must be from /16 to /28")
+    return value
+
+
+def _pool(value: str) -> str:
+    if not 8 <= _ipv4_network(value).prefixlen <= 24:
+        raise ValueError(f"{_shown(value)} must be from /8 to /24")
+    return value
+
+
+def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not value[0]:
+        raise ValueError('must begin with a program, such as ["python3", "server.py"]')
+    return value
+
+
+def _argument_name(value: str) -> str:
+    if value == "RELEASE":
+        raise ValueError("is always given: it is the release that is built")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h)$"},
+                {"type": "number", "minimum": 0},
+            ]
+        }
+    ),
+]
+"""Seconds, written as `"200ms"`, `"2s"`, `"5m"`, `"1h"` or a number of seconds."""
+
+Text = Annotated[str, AfterValidator(_text)]
+Value = Annotated[str, AfterValidator(_no_nul)]
+Identifier = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "a name of letters, digits and _")]
+# Strict would refuse the list that TOML gives for a tuple.
+_List = Field(strict=False)
+
+
+class Table(BaseModel):
+    """A table of the settings file: frozen, and with no key but its own."""
+
+    # Deferred, the models are built once, as one, and only by a command that loads the file.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True
+    )
+
+
+class ImageTable(Table):
+    """How the image of a release is built."""
+
+    context: Text = Field(default=".", description="The directory that is built, relative to this file.")
+    dockerfile: Text = Field(default="Dockerfile", description="The Dockerfile, relative to the context.")
+    repository: Annotated[str, AfterValidator(_repository)] = Field(
+        default="",
+        description="The image's repository, in lower case, with a registry or without;"
+        " the tag is the release. Default: the service's name.",
+    )
+    args: dict[Annotated[Identifier, AfterValidator(_argument_name)], Value] = Field(
+        default_factory=dict, repr=False, description="Build arguments. RELEASE is always given beside these."
+    )
+    target: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "a build stage")] | None = Field(
+        default=None, description="The stage of the Dockerfile that is built. Default: the last."
+    )
+
+
+class AppTable(Table):
+    """How a replica of the app runs."""
+
+    port: int = Field(ge=1, le=65535, description="The port that the app listens on in its container.")
+    replicas: int = Field(default=1, ge=1, le=50, description="How many containers a colour has.")
+    env: dict[Identifier, Value] = Field(
+        default_factory=dict, repr=False, description="Environment variables of the app. Not for secrets."
+    )
+    command: Annotated[tuple[Value, ...], _List, AfterValidator(_entry_point)] | None = Field(
+        default=None, description="The command that is run instead of the image's own."
+    )
+    networks: Annotated[
+        tuple[Annotated[str, AfterValidator(_network_name)], ...], _List, AfterValidator(_distinct)
+    ] = Field(default=(), description="Networks that are joined beside the service's own; they must exist.")
+    volumes: Annotated[
+        tuple[Annotated[str, AfterValidator(_volume)], ...], _List, AfterValidator(_one_volume_each)
+    ] = Field(
+        default=(),
+        description='Volumes as "name:/path" or "/host/path:/path", with ":ro" behind for reading only.',
+    )
+    stop_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
+        default=35.0,
+        description="How long the app has between SIGTERM and SIGKILL; longer than its longest request.",
+    )
+    memory: Annotated[Size, AfterValidator(_memory)] | None = Field(
+        default=None, description='The memory a container may use, such as "512m". Default: no limit.'
+    )
+    cpus: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=1024,
+        allow_inf_nan=False,
+        description="The CPUs a container may use. Default: no limit.",
+    )
+    user: Annotated[str, _matching(rf"{_USER}(?::{_USER})?", "a user")] | None = Field(
+        default=None, description='The user, or "user:group", that runs the app. Default: the image\'s own.'
+    )
+
+
+class ProbeTable(Table):
+    """When a release counts as ready: consecutive right answers from every replica."""
+
+    path: Annotated[str, AfterValidator(_path)] = Field(
+        default="/version", description="The path that is asked for."
+    )
+    body: Annotated[str, AfterValidator(_body)] | None = Field(
+        default=None,
+        description="The whole answer, but for white space around it: {release} is the release's name (v2),"
+        " {number} the same without a leading v (2). Default: any 2xx answer will do.",
+    )
+    interval: Annotated[Duration, _between("10ms", "1m")] = Field(
+        default=0.2, description="The time between two tries."
+    )
+    successes: int = Field(default=3, ge=1, le=100, description="How many right answers in a row are needed.")
+    timeout: Annotated[Duration, _between("100ms", "1h")] = Field(
+        default=60.0, validate_default=True, description="How long a release may take to become ready."
+    )
+    host: Annotated[str, AfterValidator(_authority)] | None = Field(
+        default=None, description="The Host header of the probe. Default: the address that is asked."
+    )
+
+    @field_validator("timeout")
+    @classmethod
+    def _long_enough(cls, value: float, info: ValidationInfo) -> float:
+        if "interval" in info.data and "successes" in info.data:
+            needed = (info.data["successes"] - 1) * info.data["interval"]
+            if value <= needed:
+                raise ValueError(
+                    f"{value:g}s is too short: {info.data['successes']} tries that lie"
+                    f" {info.data['interval']:g}s apart take {needed:g}s at least"
+                )
+        return value
+
+
+class ProxyTable(Table):
+    """The proxy that carries the traffic."""
+
+    kind: Literal["nginx"] = Field(default="nginx", description="Which proxy.")
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
+    )
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        default="",
+        validate_default=True,
+        description="The public address, which the witness asks. Default: http:// and what `listen` says.",
+    )
+    hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)
+    ] = Field(
+        default=(),
+        description='The host names that this service answers to, such as "*.example.com". Default: all.',
+    )
+    where: Literal["container"] = Field(default="container", description="Where the proxy runs.")
+    image: Annotated[str, AfterValidator(_image_reference)] = Field(
+        default="nginx:stable", description="The image of the proxy's container."
+    )
+    switch: Literal["auto", "reload", "live"] = Field(
+        default="auto",
+        description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
+    )
+    max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
+    read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+        default=60.0, description="How long the app may be silent in the middle of an answer."
+    )
+
+    @property
+    def address(self) -> str:
+        """The address of `listen`, an IPv6 one without its brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`."""
+        return int(self.listen.rpartition(":")[2])
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _from_listen(cls, value: object, info: ValidationInfo) -> object:
+        if value != "":
+            return value
+        # Without a `listen` that is right, its problem is the one to tell.
+        host, _, port = info.data.get("listen", "localhost:80").rpartition(":")
+        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        return f"http://{reached}:{port}"
+
+
+class NetworkTable(Table):
+    """The service's own network, with fixed addresses in its lower half."""
+
+    subnet: Annotated[str, AfterValidator(_subnet)] | None = Field(
+        default=None,
+        description="The network's IPv4 subnet, from /16 to /28. Default: a free one of the pool.",
+    )
+    pool: Annotated[str, AfterValidator(_pool)] = Field(
+        default="172.29.0.0/16", description="Where a subnet is chosen from: an IPv4 network from /8 to /24."
+    )
+
+
+class RetireTable(Table):
+    """What becomes of the old release."""
+
+    old: Literal["remove", "standby"] = Field(
+        default="remove",
+        description="Remove its containers, or keep them running for an instant rollback (standby).",
+    )
+    drain_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
+        default=30.0, description="How long requests in flight to the old release are waited for."
+    )
+
+
+class BakeTable(Table):
+    """The time between the switch and the commit in which the witness can take the switch back."""
+
+    seconds: Annotated[Duration, _between("0s", "1h")] = Field(
+        default=5.0, description="How long; 0 for not at all."
+    )
+
+
+class WitnessTable(Table):
+    """The requests, never retried, that watch the public address during a run."""
+
+    rate: int = Field(default=20, ge=1, le=1000, description="Requests a second.")
+    connections: int = Field(default=2, ge=1, le=50, description="How many connections are kept alive.")
+    timeout: Annotated[Duration, _between("100ms", "5m")] = Field(
+        default=10.0, description="How long an answer may take before it counts as failed."
+    )
+
+
+class Settings(Table):
+    """All of bluegreen.toml, checked. Two of the same content are equal."""
+
+    service: Annotated[
+        str,
+        _matching(_SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
+    ] = Field(description="The service's name; containers, networks and upstreams carry it.")
+    image: ImageTable = Field(default_factory=ImageTable)
+    app: AppTable
+    probe: ProbeTable = Field(default_factory=ProbeTable)
+    proxy: ProxyTable = Field(default_factory=ProxyTable)
+    # Behind app, against which it is checked.
+    network: NetworkTable = Field(default_factory=NetworkTable)
+    retire: RetireTable = Field(default_factory=RetireTable)
+    bake: BakeTable = Field(default_factory=BakeTable)
+    witness: WitnessTable = Field(default_factory=WitnessTable)
+
+    _root: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def root(self) -> Path:
+        """The directory of the settings file."""
+        return self._root
+
+    @property
+    def context(self) -> Path:
+        """The directory that is built."""
+        return self._root / self.image.context
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over what decides how a release runs and is routed.
+
+        A default that is written out does not change it, nor does a key that a later version adds.
+        """
+        tables = {"app", "probe", "proxy", "network"}
+        data = self.model_dump(include=tables, exclude_defaults=True)
+        data["repository"] = self.image.repository
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    def reference(self, release: Release) -> str:
+        """The name of the image of `release`: `repository:tag`."""
+        return f"{self.image.repository}:{release.name}"
+
+    def expected_body(self, release: Release) -> str | None:
+        """What the probe of `release` must answer, white space around it aside; None if any 2xx will do."""
+        if self.probe.body is None:
+            return None
+        words = {"release": release.name, "number": release.number}
+        return _PLACEHOLDER.sub(lambda match: words[match[1]], self.probe.body).strip()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_the_service(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        service, image = data.get("service"), data.get("image", {})
+        if isinstance(image, dict) and "repository" not in image:
+            valid = isinstance(service, str) and _SERVICE.fullmatch(service)
+            return {**data, "image": {**image, "repository": service if valid else "x"}}
+        return data
+
+    @field_validator("network")
+    @classmethod
+    def _roomy(cls, network: NetworkTable, info: ValidationInfo) -> NetworkTable:
+        if network.subnet and "app" in info.data:
+            needed = 1 + 2 * info.data["app"].replicas
+            usable = ipaddress.IPv4Network(network.subnet).num_addresses // 2 - 1
+            if usable < needed:
+                fits = 32 - needed.bit_length() - 1
+                raise PydanticCustomError(
+                    "too_small",
+                    "{subnet} is too small for {replicas} replicas a colour: it must be /{fits} or larger",
+                    {
+                        "key": "subnet",
+                        "subnet": network.subnet,
+                        "replicas": info.data["app"].replicas,
+                        "fits": fits,
+                    },
+                )
+        return network
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings in `path`, else in the file that BLUEGREEN_CONFIG names, else in ./bluegreen.toml.
+
+    Raises SettingsError, with every problem in its message, when the file is missing, broken or asks for what
+    can't be.
+    """
+    file = path or Path(os.environ.get(VARIABLE) or FILE)
+    name = _name(file)
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no settings file {name}",
+            hint=f"write one with `bluegreen init`, or name it with -c or {VARIABLE}",
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{name} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{name} is not TOML: not UTF-8 (at line {line})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name} is not TOML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise SettingsError(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        # A number with thousands of digits, or a NUL in the file's own name.
+        raise SettingsError(f"{name} can't be read: {_one_line(str(error))}") from None
+    return parse(data, root=file.absolute().parent, name=name)
+
+
+def parse(data: Mapping[str, Any], *, root: Path | None = None, name: str = FILE) -> Settings:
+    """The settings in `data`, as TOML gives them. Raises SettingsError, with every problem in its message."""
+    try:
+        settings = Settings.model_validate(dict(data))
+    except ValidationError as error:
+        problems = [_problem(found) for found in error.errors(include_url=False)]
+    except RecursionError:
+        raise SettingsError(f"{name} is nested too deeply") from None
+    else:
+        settings._root = root or Path()
+        return settings
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise SettingsError("\n  ".join([f"{name} has {count}:", *problems]))
+
+
+def check_release_name(name: str) -> str:
+    """`name`, if it can be the tag of an image. Raises UsageError for anything else."""
+    if not _TAG.fullmatch(name):
+        raise UsageError(
+            f"{_shown(name)} can't be the name of a release",
+            hint="it becomes the image's tag: at most 128 of a-z, A-Z, 0-9 and `_.-`, no `.` or `-` first",
+        )
+    return name
+
+
+def example(service: str) -> str:
+    """The commented settings file that `bluegreen init` writes. Raises UsageError for an impossible name."""
+    if not _SERVICE.fullmatch(service):
+        raise UsageError(
+            f"{_shown(service)} can't be the name of a service",
+            hint="use a-z, 0-9, `_` and `-`, at most 41, with a letter or digit first",
+        )
+    return _TEMPLATE.read_text(encoding="utf-8").replace("SERVICE", service)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the settings file, for editors."""
+    found = _without_null(Settings.model_json_schema())
+    assert isinstance(found, dict)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": FILE}
+
+
+def _without_null(part: object) -> object:
+    """`part` of a schema without what TOML has not: null, and defaults that stand for something computed."""
+    if isinstance(part, list):
+        return [_without_null(item) for item in part if item != {"type": "null"}]
+    if not isinstance(part, dict):
+        return part
+    kept = {
+        key: _without_null(value)
+        for key, value in part.items()
+        if key != "default" or value not in (None, "")
+    }
+    match kept.get("anyOf"):
+        case [dict(only)]:
+            del kept["anyOf"]
+            kept = {**only, **kept}
+    return kept
+
+
+def _problem(found: ErrorDetails) -> str:
+    where: tuple[int | str, ...] = found["loc"]
+    context = found.get("ctx", {})
+    if where and where[-1] == "[key]":
+        where = where[:-1]
+    if "key" in context:
+        where = (*where, context["key"])
+    kind = found["type"]
+    if kind == "missing" and (table := _table(where)):
+        needed = [key for key, field in table.model_fields.items() if field.is_required()]
+        return "\n  ".join(f"{_dotted((*where, key))}: is missing" for key in needed)
+    return f"{_dotted(where)}: {_words(kind, where, found, context)}"
+
+
+_KINDS = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def _words(kind: str, where: tuple[int | str, ...], found: ErrorDetails, context: dict[str, Any]) -> str:
+    if kind == "extra_forbidden":
+        return f"is not known{_suggestion(where)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind not in _KINDS:
+        return found["msg"]
+    words = _KINDS[kind].format(**context)
+    if kind == "missing" or any(where[: len(table)] == table for table in _SECRET):
+        return words
+    return f"{words}, not {_shown(found['input'])}"
+
+
+def _suggestion(where: tuple[int | str, ...]) -> str:
+    import difflib  # only an unknown key needs it
+
+    *parents, key = where
+    table = _table(tuple(parents))
+    close = difflib.get_close_matches(str(key)[:100], table.model_fields if table else (), n=1)
+    if close:
+        return f"; did you mean {_dotted((*parents, close[0]))}?"
+    for name in Settings.model_fields:
+        other = _table((name,))
+        if other and key in other.model_fields:
+            return f"; did you mean {name}.{key}?"
+    return ""
+
+
+def _table(where: tuple[int | str, ...]) -> type[Table] | None:
+    """The table at this path, if there is one."""
+    table: type[Table] = Settings
+    for key in where:
+        if isinstance(key, int):
+            continue
+        field = table.model_fields.get(key)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)), None)
+        if inner is None:
+            return None
+        table = inner
+    return table
+
+
+def _dotted(where: tuple[int | str, ...]) -> str:
+    """The path as in TOML: `app.volumes[0]`, and what is no bare key in quotes."""
+    text = ""
+    for key in where:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += "." * bool(text) + (key if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", key) else _shown(key))
+    return text or FILE
+
+
+def _name(file: Path) -> str:
+    return str(file) if str(file).isprintable() else repr(str(file))
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

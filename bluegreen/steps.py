@@ -1,0 +1,373 @@
+"""Every step, with what it does and how it is undone, top to bottom; then the recipes, which are the whole product."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from bluegreen.drain import drain
+from bluegreen.errors import Failed, NeedsPerson
+from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
+from bluegreen.probe import ask, dead, wait_until_right
+from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.runtimes import Runtime
+from bluegreen.settings import Settings
+from bluegreen.witness import Witness
+
+VERIFY_TIMEOUT = 15.0
+"""Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
+
+
+@dataclass
+class Run:
+    """One deploy or rollback under way: what it works with, and what it has made that an undo takes away."""
+
+    id: str
+    settings: Settings
+    runtime: Runtime
+    proxy: Proxy
+    observed: Observed
+    plan: Plan
+    release: Release
+    emit: Callable[[Event], None]
+    witness: Witness | None = None
+    made_network: bool = False
+    made_proxy: bool = False
+    record: SwitchRecord | None = None
+    cut: int = 0
+    leftover: list[str] = field(default_factory=list)
+
+    @property
+    def old(self) -> Slot | None:
+        """What was live before this run."""
+        return self.observed.live
+
+    @property
+    def old_endpoints(self) -> tuple[Endpoint, ...]:
+        return self.old.endpoints if self.old else ()
+
+    @property
+    def image(self) -> str:
+        """What the containers are made from: the content, not the tag, which may be moved."""
+        return self.release.digest or self.plan.image
+
+    def upstreams(self) -> Upstreams:
+        """Both slots, each with the replicas that it has or is about to have."""
+        wanted = self.settings.app.replicas
+        old = self.old
+        slots: dict[Colour, tuple[Endpoint, ...]] = {
+            colour: self.runtime.endpoints(colour, wanted) for colour in Colour
+        }
+        if old:
+            slots[old.colour] = old.endpoints
+        slots[self.plan.colour] = tuple(replica.endpoint for replica in self.new_replicas())
+        return slots
+
+    def new_replicas(self) -> tuple[Replica, ...]:
+        return self.runtime.replicas(self.plan.colour)
+
+    def look_alive(self) -> None:
+        """Every replica of the new colour runs. Raises Failed with the last words of one that does not."""
+        replicas = self.new_replicas()
+        for replica in replicas:
+            if not replica.running or replica.restarts:
+                raise dead(self.release, replica, self.runtime.log(replica))
+        if not replicas:
+            raise Failed(f"the containers of {self.release} are gone")
+
+    def progress(self, step: str) -> Callable[[str], None]:
+        return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))
+
+
+class Step:
+    """One step of a run. `do` is idempotent; `undo` tolerates a `do` that never ran or got half way."""
+
+    name = ""
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        """What the step will do in a run of this plan, or empty if the run has no need of it."""
+        raise NotImplementedError
+
+    def do(self, run: Run) -> str:
+        """Does it, and says in a few words what came of it."""
+        raise NotImplementedError
+
+    def undo(self, run: Run) -> str:
+        """Puts back what `do` changed, and says what; empty if there was nothing."""
+        return ""
+
+
+class Build(Step):
+    name = "build"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        return "" if observed.image else f"build {plan.image} from {settings.image.context}"
+
+    def do(self, run: Run) -> str:
+        image = run.runtime.build(run.release, run.progress(self.name))
+        run.release = replace(run.release, digest=image.digest)
+        return f"{image.reference}, {image.size / 1e6:.1f} MB"
+
+
+class Start(Step):
+    name = "start"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        idle = observed.slots.get(plan.colour)
+        if plan.action == "rollback" and idle and is_standby(observed, plan.release):
+            return ""
+        count = settings.app.replicas
+        words = f"start {count} container{'s' if count > 1 else ''} of {plan.release} as {plan.colour}"
+        if idle:
+            words += f", in the place of {idle.release}"
+        if not observed.proxy.exists:
+            words += f", and {settings.proxy.kind} on {settings.proxy.listen}"
+        return words
+
+    def do(self, run: Run) -> str:
+        run.made_network = run.runtime.prepare()
+        run.made_proxy = not run.observed.proxy.exists
+        run.proxy.boot([run.runtime.network])
+        replicas = run.runtime.start(
+            run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before
+        )
+        return ", ".join(replica.name for replica in replicas)
+
+    def undo(self, run: Run) -> str:
+        gone = run.runtime.remove(run.plan.colour, run=run.id)
+        if run.made_proxy:
+            gone += run.proxy.remove()
+        if run.made_network:
+            gone += run.runtime.remove_network()
+        return f"removed {', '.join(gone)}" if gone else ""
+
+
+class Probe(Step):
+    name = "probe"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        expected = settings.expected_body(plan.release)
+        answer = f"{expected!r}" if expected is not None else "2xx"
+        return f"ask {settings.probe.path} until it answers {answer} {settings.probe.successes} times in a row"
+
+    def do(self, run: Run) -> str:
+        tries = 0
+        for replica in run.new_replicas():
+            endpoint = replica.endpoint
+            try:
+                tries += wait_until_right(
+                    run.settings,
+                    run.release,
+                    lambda endpoint=endpoint: ask(
+                        run.settings,
+                        run.release,
+                        lambda path, host, timeout: run.proxy.get_from(endpoint, path, host, timeout),
+                        endpoint,
+                    ),
+                    timeout=run.settings.probe.timeout,
+                    look=run.look_alive,
+                    progress=run.progress(self.name),
+                )
+            except Failed as error:
+                log = "" if "it wrote last" in error.message else run.runtime.log(replica)
+                raise Failed(f"{error.message}\nthe container's last lines:\n{log}" if log else error.message) from error
+        return f"ready after {tries} tries"
+
+
+class Switch(Step):
+    name = "switch"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        origin = f"from {plan.from_colour} ({plan.from_release}) " if plan.from_release else ""
+        return f"{observed.proxy.switch}: all new requests {origin}to {plan.colour} ({plan.release})"
+
+    def do(self, run: Run) -> str:
+        old = run.old
+        upstreams = run.upstreams()
+        run.proxy.prepare(upstreams, old.colour if old else None)
+        run.record = SwitchRecord(
+            number=run.plan.number,
+            run=run.id,
+            from_colour=old.colour if old else None,
+            to_colour=run.plan.colour,
+            committed=False,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+        if run.witness:
+            run.witness.switching()
+        run.proxy.switch(run.record, upstreams)
+        if run.witness:
+            run.witness.switched(run.release.name)
+            run.witness.start()  # at a first deploy there was nobody to answer before
+        return f"{run.plan.colour} is in use"
+
+    def undo(self, run: Run) -> str:
+        record, old = run.record, run.old
+        if record is None:
+            return ""
+        if old is None:
+            run.proxy.remove()
+            return f"{run.settings.service} is out of the proxy"
+        put_back(run.settings, run.runtime, run.proxy, replace(record, number=record.number + 1), old)
+        if run.witness:
+            run.witness.switched(old.release.name)
+        drain(
+            run.proxy,
+            [replica.endpoint for replica in run.new_replicas() if replica.running],
+            timeout=run.settings.retire.drain_timeout,
+            progress=run.progress(self.name),
+        )
+        return f"{old.colour} ({old.release}) is in use again"
+
+
+class Verify(Step):
+    name = "verify"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        return f"ask for {settings.probe.path} through the proxy until {plan.release} answers"
+
+    def do(self, run: Run) -> str:
+        settings = run.settings
+        host = settings.probe.host or (settings.proxy.hosts[0].replace("*", "any") if settings.proxy.hosts else "")
+        endpoint = run.new_replicas()[0].endpoint
+
+        def look() -> None:
+            run.look_alive()
+            judge(run)
+
+        tries = wait_until_right(
+            settings,
+            run.release,
+            lambda: ask(
+                settings,
+                run.release,
+                lambda path, own, timeout: run.proxy.get(path, host or own, timeout),
+                endpoint,
+            ),
+            timeout=VERIFY_TIMEOUT,
+            look=look,
+        )
+        return f"{run.release} answered {settings.probe.successes} times in a row, after {tries} tries"
+
+
+class Bake(Step):
+    name = "bake"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        return f"watch {plan.release} for {settings.bake.seconds:g} s" if settings.bake.seconds else ""
+
+    def do(self, run: Run) -> str:
+        deadline = time.monotonic() + run.settings.bake.seconds
+        while time.monotonic() < deadline:
+            run.look_alive()
+            judge(run)
+            time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+        return "nothing went wrong"
+
+
+class Drain(Step):
+    name = "drain"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if not plan.from_release:
+            return ""
+        limit = settings.retire.drain_timeout
+        return f"wait until nothing is in flight to {plan.from_release}, {limit:g} s at most"
+
+    def do(self, run: Run) -> str:
+        limit = run.settings.retire.drain_timeout
+        run.cut = drain(run.proxy, run.old_endpoints, timeout=limit, progress=run.progress(self.name))
+        return f"{run.cut} still in flight after {limit:g} s" if run.cut else "nothing in flight"
+
+
+class Retire(Step):
+    name = "retire"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if not plan.from_release:
+            return ""
+        if settings.retire.old == "standby":
+            return f"keep {plan.from_release} running as standby"
+        return f"stop and remove {plan.from_release} ({plan.from_colour})"
+
+    def do(self, run: Run) -> str:
+        old = run.old
+        assert old is not None
+        if run.settings.retire.old == "standby":
+            return f"{old.release} runs on as standby"
+        return f"removed {', '.join(run.runtime.remove(old.colour))}"
+
+
+Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
+
+# Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
+DEPLOY: Recipe = (Build, Start, Probe, Switch, Verify, Bake), (Drain, Retire)
+ROLLBACK: Recipe = (Start, Probe, Switch, Verify), (Drain, Retire)
+RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
+
+
+def is_standby(observed: Observed, release: Release) -> bool:
+    """Whether the standby is this release, ready to take traffic."""
+    standby = observed.standby
+    return standby is not None and (standby.release.name, standby.release.digest) == (release.name, release.digest)
+
+
+def judge(run: Run) -> None:
+    """Raises Failed if what the witness has seen takes the switch back."""
+    reason = run.witness.verdict() if run.witness else None
+    if reason:
+        raise Failed(f"the witness saw harm done by {run.release}: {reason}")
+
+
+def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> None:
+    """All new requests go to the old colour again, and that is committed.
+
+    Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
+    """
+    for replica in runtime.replicas(old.colour):
+        endpoint = replica.endpoint
+        reason = ask(settings, old.release, lambda p, h, t, e=endpoint: proxy.get_from(e, p, h, t), endpoint)
+        if reason:
+            raise NeedsPerson(
+                f"{old.release} ({replica.name}) can't take the traffic back: {reason}", hint="bluegreen status"
+            )
+    wanted = settings.app.replicas
+    upstreams = {colour: runtime.endpoints(colour, wanted) for colour in Colour}
+    upstreams[old.colour] = old.endpoints
+    other = runtime.replicas(old.colour.other)
+    if other:
+        upstreams[old.colour.other] = tuple(replica.endpoint for replica in other)
+    back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True)
+    proxy.switch(back, upstreams)
+
+
+def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed) -> str:
+    """The run that ended before its commit is undone, by whichever machine comes next. Says what was done.
+
+    Raises NeedsPerson when what was live before it does not pass its probe.
+    """
+    record, idle = observed.proxy.record, observed.idle
+    if record is None or record.committed:
+        assert idle is not None
+        gone = runtime.remove(idle.colour, run=idle.run)
+        return f"removed what {idle.release} had started ({', '.join(gone)})"
+    old = observed.slots.get(record.from_colour) if record.from_colour else None
+    if old is None:
+        gone = proxy.remove() + runtime.remove(record.to_colour, run=record.run)
+        return f"nothing was live before: removed {', '.join(gone)}"
+    put_back(settings, runtime, proxy, replace(record, number=record.number + 1), old)
+    new = runtime.replicas(record.to_colour)
+    drain(proxy, [each.endpoint for each in new if each.running], timeout=settings.retire.drain_timeout)
+    gone = runtime.remove(record.to_colour, run=record.run)
+    return f"{old.release} ({old.colour}) takes all traffic{'; removed ' + ', '.join(gone) if gone else ''}"

@@ -1,0 +1,110 @@
+# Runs inside the proxy's container for as long as one bluegreen command needs it, and does there what must be done from
+# the proxy's place. A line is a verb and its arguments, percent-encoded; the answer is "ok LENGTH" or "error LENGTH" and
+# a newline, then LENGTH bytes. Perl itself without modules beyond perl-base, which every Debian image has.
+use strict; use warnings;
+use Socket qw(pack_sockaddr_in inet_aton PF_INET SOCK_STREAM SOL_SOCKET SO_ERROR);
+use IO::Socket::UNIX;
+use IO::Select;
+use Time::HiRes qw(time);
+$| = 1; $SIG{PIPE} = 'IGNORE';
+
+# Sends all of $data on $socket and returns what comes back until its end, within $seconds.
+sub talk {
+    my ($socket, $data, $seconds) = @_;
+    my $deadline = time + $seconds;
+    my $select = IO::Select->new($socket);
+    while (length $data) {
+        my $left = $deadline - time;
+        die "no answer within $seconds s\n" if $left <= 0 || !$select->can_write($left);
+        my $n = syswrite $socket, $data;
+        die "the connection broke: $!\n" unless defined $n;
+        substr $data, 0, $n, '';
+    }
+    my $answer = '';
+    while (1) {
+        my $left = $deadline - time;
+        die "no answer within $seconds s\n" if $left <= 0 || !$select->can_read($left);
+        my $n = sysread $socket, $answer, 65536, length $answer;
+        die "the connection broke: $!\n" if !defined $n && !length $answer;
+        return $answer if !$n;
+    }
+}
+
+my %verbs = (
+    # One exchange over TCP: everything that comes back until the other side closes.
+    tcp => sub {
+        my ($host, $port, $seconds, $data) = @_;
+        socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "$!\n";
+        $socket->blocking(0);
+        my $address = inet_aton($host) or die "no such address: $host\n";
+        if (!connect $socket, pack_sockaddr_in($port, $address)) {
+            die "$!\n" unless $!{EINPROGRESS};
+            die "no connection within $seconds s\n" unless IO::Select->new($socket)->can_write($seconds);
+            $! = unpack 'i', getsockopt $socket, SOL_SOCKET, SO_ERROR;
+            die "$!\n" if $!;
+        }
+        return talk($socket, $data, $seconds);
+    },
+    # The same over a unix socket.
+    unix => sub {
+        my ($path, $seconds, $data) = @_;
+        my $socket = IO::Socket::UNIX->new(Peer => $path) or die "$path: $!\n";
+        return talk($socket, $data, $seconds);
+    },
+    read => sub {
+        my ($path) = @_;
+        open my $file, '<', $path or die "$path: $!\n";
+        local $/;
+        return scalar(<$file>) // '';
+    },
+    exists => sub { return -e $_[0] ? 1 : 0 },
+    # The whole new content or the old one: never half of it.
+    write => sub {
+        my ($path, $content) = @_;
+        (my $directory = $path) =~ s{/[^/]*$}{};
+        mkdir $directory or die "$directory: $!\n" unless -d $directory;
+        open my $file, '>', "$path.new" or die "$path.new: $!\n";
+        print $file $content or die "$path.new: $!\n";
+        close $file or die "$path.new: $!\n";
+        chmod 0644, "$path.new";
+        rename "$path.new", $path or die "$path: $!\n";
+        return '';
+    },
+    remove => sub {
+        for my $path (@_) { unlink $path or $!{ENOENT} or die "$path: $!\n" }
+        return '';
+    },
+    # A command's exit code, a newline, and its outputs together.
+    run => sub {
+        my @command = @_;
+        my $pid = open my $out, '-|';
+        die "$!\n" unless defined $pid;
+        if (!$pid) { open STDERR, '>&', \*STDOUT; open STDIN, '<', '/dev/null'; exec { $command[0] } @command; exit 127 }
+        local $/;
+        my $text = <$out> // '';
+        close $out;
+        return ($? >> 8) . "\n$text";
+    },
+    # The command line of every process of this container, one a line after its pid.
+    ps => sub {
+        my $lines = '';
+        for my $path (glob '/proc/[0-9]*/cmdline') {
+            open my $file, '<', $path or next;
+            local $/;
+            my $line = <$file> // '';
+            $line =~ tr/\0\n/  /;
+            $lines .= "$1 $line\n" if $path =~ m{/(\d+)/};
+        }
+        return $lines;
+    },
+);
+
+while (defined(my $line = <STDIN>)) {
+    chomp $line;
+    my ($verb, @arguments) = map { my $word = $_; $word =~ s/%(..)/chr hex $1/ge; $word } split / /, $line, -1;
+    my $answer = eval { ($verbs{$verb} or die "no such verb: $verb\n")->(@arguments) };
+    my $state = defined $answer ? 'ok' : 'error';
+    $answer = $@ unless defined $answer;
+    $answer =~ s/\n\z// if $state eq 'error';
+    print "$state " . length($answer) . "\n$answer";
+}

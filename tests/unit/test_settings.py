@@ -1,0 +1,747 @@
+"""bluegreen.toml: what it may say, what is made of it, and how each problem is told."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import string
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bluegreen import settings as subject
+from bluegreen.errors import SettingsError, UsageError
+from bluegreen.model import Release
+from bluegreen.settings import Settings, Size, check_release_name, example, load, parse, schema
+
+ROOT = Path(__file__).parents[2]
+LEAST: dict[str, Any] = {"service": "shop", "app": {"port": 9000}}
+HOSTILE = "\"'`;{}$\\#\n\r\t\0 \x1b\x7f\x85\u2028%<>|()"
+
+
+def patient(examples: int) -> settings:
+    """So many examples, however busy the machine is."""
+    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def having(path: str, value: object) -> dict[str, Any]:
+    """The least settings there can be, with `value` at `path`."""
+    data = {"service": "shop", "app": {"port": 9000}}
+    table, _, key = path.rpartition(".")
+    part: Any = data
+    if table:
+        part = data.setdefault(table, {})
+    part[key] = value
+    return data
+
+
+def at(path: str, value: object) -> Any:
+    """What the setting at `path` is when the file says `value`."""
+    found: Any = parse(having(path, value))
+    for key in path.split("."):
+        found = getattr(found, key)
+    return found
+
+
+def problems(data: dict[str, Any]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        parse(data)
+    assert caught.value.exit_code == 3
+    return [line.strip() for line in caught.value.message.splitlines()[1:]]
+
+
+def refused(path: str, value: object) -> str:
+    """The one problem of `value` at `path`, without the path."""
+    (problem,) = problems(having(path, value))
+    where, _, words = problem.partition(": ")
+    assert re.sub(r"\[0\]$", "", where) == path
+    return words
+
+
+# What a file may say
+
+
+def test_a_service_and_a_port_are_enough() -> None:
+    found = parse(LEAST)
+    assert found.image.repository == "shop"
+    assert found.proxy.url == "http://127.0.0.1:8080"
+    assert (found.proxy.address, found.proxy.port) == ("127.0.0.1", 8080)
+    assert (found.app.replicas, found.app.stop_timeout) == (1, 35)
+    assert (found.probe.path, found.probe.body, found.probe.interval) == ("/version", None, 0.2)
+    assert (found.probe.successes, found.probe.timeout) == (3, 60)
+    assert (found.retire.old, found.retire.drain_timeout, found.bake.seconds) == ("remove", 30, 5)
+    assert (found.witness.rate, found.witness.connections, found.witness.timeout) == (20, 2, 10)
+    assert (found.network.subnet, found.network.pool) == (None, "172.29.0.0/16")
+
+
+def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
+    data = tomllib.loads((ROOT / "bluegreen.toml").read_text())
+    assert set(data) == {"service", "image", "app", "probe", "proxy"}
+    found = load(ROOT / "bluegreen.toml")
+    assert (found.service, found.app.port) == ("hippo_flask", 9000)
+    assert found.context == ROOT / "app"
+    assert found.expected_body(Release("v2")) == "version 2"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("service", "a", "a"),
+        ("service", "0-" + 39 * "x", None),
+        ("image.repository", "example.com:5000/root/shop", "example.com:5000/root/shop"),
+        ("image.repository", "localhost/a__b-c.d", "localhost/a__b-c.d"),
+        ("image.target", "run-time", "run-time"),
+        ("image.args", {"A": "{{ '\n\" }}"}, {"A": "{{ '\n\" }}"}),
+        ("app.port", 65535, 65535),
+        ("app.replicas", 50, 50),
+        ("app.env", {"_a1": "\"';{}$\n"}, {"_a1": "\"';{}$\n"}),
+        ("app.command", ["python3", "", "{}"], ("python3", "", "{}")),
+        ("app.networks", ["a.b", "bridge"], ("a.b", "bridge")),
+        ("app.volumes", ["data:/d", "/srv:/e:ro", "da.ta:/f:rw"], ("data:/d", "/srv:/e:ro", "da.ta:/f:rw")),
+        ("app.memory", "1G", "1g"),
+        ("app.memory", 8 << 20, str(8 << 20)),
+        ("app.cpus", 2, 2.0),
+        ("app.user", "1000:www-data", "1000:www-data"),
+        ("probe.path", "/a/b?c=d&e=%7b", "/a/b?c=d&e=%7b"),
+        ("probe.host", "WWW.example.com:81", "www.example.com:81"),
+        ("probe.host", "[::1]", "[::1]"),
+        ("probe.body", '"{release}"; $x', '"{release}"; $x'),
+        ("proxy.listen", "[0:0::1]:80", "[::1]:80"),
+        ("proxy.url", "https://Example.com:8443/shop/", "https://example.com:8443/shop"),
+        ("proxy.url", "http://[::1]", "http://[::1]"),
+        ("proxy.hosts", ["*.Example.com", "a_b.example"], ("*.example.com", "a_b.example")),
+        ("proxy.image", "example.com:5000/nginx:1.27@sha256:" + 64 * "a", None),
+        ("proxy.image", "nginx", "nginx"),
+        ("proxy.switch", "live", "live"),
+        ("proxy.max_body", "0", "0"),
+        ("network.subnet", "10.1.2.0/24", "10.1.2.0/24"),
+        ("network.pool", "10.0.0.0/8", "10.0.0.0/8"),
+        ("retire.old", "standby", "standby"),
+        ("bake.seconds", 0, 0.0),
+        ("bake.seconds", 3600, 3600.0),
+    ],
+)
+def test_a_right_value_is_taken(path: str, value: object, expected: object) -> None:
+    assert at(path, value) == (value if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("192.0.2.1:8080", "http://192.0.2.1:8080"),
+    ],
+)
+def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> None:
+    assert parse(having("proxy.listen", listen)).proxy.url == url
+
+
+# What it may not
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(("service", value) for value in ("", "Shop", "-a", "_a", "a.b", "a\n", 42 * "a", 1)),
+        *(
+            ("image.repository", value)
+            for value in ("", "Shop", "shop:v1", "a//b", "a_", "a.com:0/b", 64 * "a")
+        ),
+        *(
+            ("image.repository", value)
+            for value in ("/a", "a/", "shop@sha256:" + 64 * "a", "a/b\n", 256 * "b")
+        ),
+        *(("image.context", value) for value in ("", " ", "a\0", "a\nb", 1)),
+        *(("image.target", value) for value in ("", "a b", "-a")),
+        *(("app.port", value) for value in (0, 65536, -1, "9000", 9000.0, True)),
+        ("app.port", []),
+        # Hexadecimal, TOML can write a number that Python refuses to print.
+        pytest.param("app.port", 16**5000, id="app.port-huge"),
+        *(("app.replicas", value) for value in (0, 51)),
+        *(("app.command", value) for value in ([], [""], "python3", [1], ["a\0"])),
+        *(("app.networks", value) for value in (["host"], ["none"], ["a", "a"], ["container:x"], [""])),
+        *(("app.volumes", value) for value in (["data"], ["./a:/b"], ["a:/b"], ["data:b"], ["data:/b:z"])),
+        *(
+            ("app.volumes", value)
+            for value in (["data:/"], ["data:/a/.."], ["data:/a", "/x:/a/"], ["d1:/a\n"])
+        ),
+        *(("app.memory", value) for value in ("5m", "1t", "512mb", "1.5g", "-1m", "", 1.5, True)),
+        *(("app.cpus", value) for value in (0, -1, float("inf"), float("nan"), "1", True)),
+        *(("app.user", value) for value in ("", "a b", "a:b:c", "-a", ":a")),
+        *(("probe.path", value) for value in ("", "version", "//a", "/a b", "/a\n", "/%zz", "/{x}", "/é")),
+        *(
+            ("probe.body", value)
+            for value in ("", " ", "{version}", "{}", "{", "{{release}}", "{release!r}", "a\0")
+        ),
+        *(("probe.successes", value) for value in (0, 101, 1.5)),
+        *(("probe.host", value) for value in ("", "a b", "a:0", "a:65536", "a;b", "*.a.com", "[::1", "::1")),
+        *(("proxy.kind", value) for value in ("apache", "", 1, None)),
+        *(("proxy.listen", value) for value in ("localhost:80", "127.0.0.1", "8080", ":80", "127.0.0.1:0")),
+        *(
+            ("proxy.listen", value)
+            for value in ("127.0.0.1:65536", "127.1:80", "01.2.3.4:80", "::1:80", "[::1]")
+        ),
+        *(
+            ("proxy.listen", value)
+            for value in ("[fe80::1%eth0]:80", "[::1%;]:80", "127.0.0.1:80\n", "1.2.3.4:٣")
+        ),
+        *(
+            ("proxy.url", value)
+            for value in ("shop", "ftp://a", "http://", "http://u:p@a", "http://a/?b", "http://a#b")
+        ),
+        *(
+            ("proxy.hosts", value)
+            for value in ("a.com", ["*"], ["a.*"], ["~a"], ["a.com."], ["a.com", "A.com"])
+        ),
+        *(("proxy.hosts", value) for value in (["é.com"], ["a b"], [64 * "a"], [".a"], ["a:80"], ["*.*.a"])),
+        *(
+            ("proxy.image", value)
+            for value in ("", "nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
+        ),
+        ("proxy.where", "host"),
+        ("proxy.switch", "hard"),
+        *(("proxy.max_body", value) for value in ("1.5m", "m", "-1", "1k;", "99999999g")),
+        *(
+            ("network.subnet", value)
+            for value in ("10.0.0.1/24", "10.0.0.0/15", "10.0.0.0/29", "10.0.0.0", "a")
+        ),
+        *(
+            ("network.subnet", value)
+            for value in ("::/64", "10.0.0.0/255.255.255.0", "127.0.0.0/24", "224.0.0.0/24")
+        ),
+        *(("network.pool", value) for value in ("10.0.0.0/7", "10.0.0.0/25", "169.254.0.0/16", "")),
+        ("retire.old", "keep"),
+        ("bake.seconds", 3601),
+        *(("witness.rate", value) for value in (0, 1001)),
+        *(("witness.connections", value) for value in (0, 51)),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(path: str, value: object) -> None:
+    words = refused(path, value)
+    assert words.isprintable()
+    assert len(words) < 200
+
+
+@pytest.mark.parametrize("path", ["image.args", "app.env"])
+@pytest.mark.parametrize("key", ["", "a b", "1a", "a=b", "a\n", "é", "a.b"])
+def test_what_is_no_identifier_names_no_variable(path: str, key: str) -> None:
+    (problem,) = problems(having(path, {key: "x"}))
+    assert problem.startswith(f"{path}.")
+    assert problem.isprintable()
+
+
+def test_the_release_is_no_argument_to_be_set() -> None:
+    assert problems(having("image.args", {"RELEASE": "v9"})) == [
+        "image.args.RELEASE: is always given: it is the release that is built"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subnet", "replicas", "fits"),
+    [("10.0.0.0/28", 3, None), ("10.0.0.0/28", 4, 27), ("10.0.0.0/26", 50, 24)],
+)
+def test_a_subnet_has_room_for_both_colours_in_its_lower_half(
+    subnet: str, replicas: int, fits: int | None
+) -> None:
+    data = {"service": "a", "app": {"port": 1, "replicas": replicas}, "network": {"subnet": subnet}}
+    if fits is None:
+        assert parse(data).network.subnet == subnet
+        return
+    assert problems(data) == [
+        f"network.subnet: {subnet} is too small for {replicas} replicas a colour:"
+        f" it must be /{fits} or larger"
+    ]
+    data["network"] = {"subnet": f"10.0.0.0/{fits}"}
+    assert parse(data)
+
+
+def test_a_probe_has_the_time_for_its_successes() -> None:
+    (problem,) = problems({**LEAST, "probe": {"interval": "30s", "successes": 3}})
+    assert problem == "probe.timeout: 60s is too short: 3 tries that lie 30s apart take 60s at least"
+
+
+# How problems are told
+
+
+def test_every_problem_is_told_at_once() -> None:
+    data = {
+        "service": "Shop",
+        "colour": "red",
+        "app": {"port": "9000", "prot": 1, "replicas": 9, "env": {"KEY": 1}, "volumes": ["x"]},
+        "proxy": {"listen": "localhost:80", "switch": "hard"},
+        "probe": {"interval": "30s"},
+        "network": {"subnet": "10.0.0.1/24"},
+        "bake": 5,
+    }
+    found = problems(data)
+    assert [problem.partition(":")[0] for problem in found] == [
+        "service",
+        "app.port",
+        "app.env.KEY",
+        "app.volumes[0]",
+        "app.prot",
+        "probe.timeout",
+        "proxy.listen",
+        "proxy.switch",
+        "network.subnet",
+        "bake",
+        "colour",
+    ]
+    assert "app.port: must be a whole number, not '9000'" in found
+    assert "proxy.switch: must be 'auto', 'reload' or 'live', not 'hard'" in found
+    assert "bake: must be a table, not 5" in found
+
+
+@pytest.mark.parametrize(
+    ("path", "suggestion"),
+    [
+        ("app.prot", "app.port"),
+        ("proxi", "proxy"),
+        ("witness.conections", "witness.connections"),
+        ("retire.port", "app.port"),
+        ("drain_timeout", "retire.drain_timeout"),
+    ],
+)
+def test_an_unknown_key_gets_a_suggestion(path: str, suggestion: str) -> None:
+    assert refused(path, 1) == f"is not known; did you mean {suggestion}?"
+
+
+def test_an_unknown_key_like_no_other_gets_none() -> None:
+    assert refused("app.zzz", 1) == "is not known"
+
+
+def test_what_is_missing_is_named_even_without_its_table() -> None:
+    assert problems({}) == ["service: is missing", "app.port: is missing"]
+
+
+def test_a_service_that_cannot_name_a_repository_is_told_where_to_set_one() -> None:
+    (problem,) = problems({"service": "shop_", "app": {"port": 1}})
+    assert problem.startswith("image.repository: 'shop_' is not an image repository")
+    assert parse({"service": "shop_", "app": {"port": 1}, "image": {"repository": "shop"}})
+
+
+def test_the_value_of_a_variable_is_in_no_message_and_no_repr() -> None:
+    for path in ("app.env", "image.args"):
+        for value in ("s3cret\0", ["s3cret"], {"s3cret": 1}):
+            assert "s3cret" not in "".join(problems(having(path, {"KEY": value})))
+        assert "s3cret" not in repr(parse(having(path, {"KEY": "s3cret"})))
+
+
+# Where they come from
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BLUEGREEN_CONFIG", raising=False)
+    return tmp_path
+
+
+def test_the_option_goes_before_the_variable_and_the_variable_before_the_directory(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "variable", "option"):
+        (away / name).mkdir()
+        (away / name / "bluegreen.toml").write_text(f'service = "{name}"\napp.port = 1\n')
+    monkeypatch.chdir(away / "here")
+    assert load().service == "here"
+    monkeypatch.setenv("BLUEGREEN_CONFIG", "")
+    assert load().service == "here"
+    monkeypatch.setenv("BLUEGREEN_CONFIG", "../variable/bluegreen.toml")
+    assert load().service == "variable"
+    found = load(Path("../option/bluegreen.toml"))
+    assert found.service == "option"
+    assert found.root.samefile(away / "option")
+    assert found.root.is_absolute()
+
+
+def test_a_missing_file_is_named_and_init_suggested(away: Path) -> None:
+    for path, name in ((None, "bluegreen.toml"), (away / "no.toml", str(away / "no.toml"))):
+        with pytest.raises(SettingsError) as caught:
+            load(path)
+        assert caught.value.message == f"there is no settings file {name}"
+        assert "bluegreen init" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'service = "a"\nport = = 1\n', "line 2"),
+        (b"a = 1\na = 2\n", "line 2"),
+        (b'service = "a"\n\n# \xff\n', "not UTF-8 (at line 3)"),
+        (b'a = "\x1b[2J"\n', "line 1"),
+        (b"a = " + 5000 * b"9", "digits"),
+        (b"a = " + 5000 * b"[", "nested too deeply"),
+        (b"", "app.port: is missing"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_line(away: Path, content: bytes, words: str) -> None:
+    (away / "bluegreen.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert words in caught.value.message
+    assert caught.value.message.replace("\n", "").isprintable()
+
+
+def test_what_is_no_file_is_refused(away: Path) -> None:
+    for path in (away, away / "a" / "\0", away / (300 * "a")):
+        with pytest.raises(SettingsError):
+            load(path)
+
+
+def test_a_byte_order_mark_does_no_harm(away: Path) -> None:
+    (away / "bluegreen.toml").write_text('\ufeffservice = "a"\napp.port = 1\n')
+    assert load().service == "a"
+
+
+# The file that init writes
+
+
+def uncommented(text: str) -> str:
+    return re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE)
+
+
+def keys(model: type[subject.Table]) -> Iterator[str]:
+    for key, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, subject.Table):
+            yield from (f"{key}.{name}" for name in keys(inner))
+        else:
+            yield key
+
+
+def test_the_example_is_valid_as_it_is_and_says_no_more_than_the_defaults() -> None:
+    assert parse(tomllib.loads(example("shop"))) == parse({"service": "shop", "app": {"port": 8000}})
+
+
+def test_the_example_is_valid_with_every_key_and_names_every_key() -> None:
+    data = tomllib.loads(uncommented(example("shop")))
+    assert parse(data)
+    written = [f"{table}.{key}" for table, part in data.items() if isinstance(part, dict) for key in part]
+    assert ["service", *written] == list(keys(Settings))
+
+
+def test_the_example_shows_each_default_as_it_is() -> None:
+    every, default = parse(tomllib.loads(uncommented(example("shop")))), parse(LEAST)
+    for path in keys(Settings):
+        shown: Any = every
+        value: Any = default
+        for key in path.split("."):
+            shown, value = getattr(shown, key), getattr(value, key)
+        if value and path != "app.port":
+            assert shown == value, path
+
+
+@pytest.mark.parametrize("service", ["", "Shop", 'a"\nb = 1', "../a"])
+def test_no_example_is_written_for_an_impossible_service(service: str) -> None:
+    with pytest.raises(UsageError):
+        example(service)
+
+
+# What is made of them
+
+
+@pytest.mark.parametrize(
+    ("body", "release", "expected"),
+    [
+        (None, "v2", None),
+        ("version {number}", "v2", "version 2"),
+        ("version {number}", "v2.0-rc1", "version 2.0-rc1"),
+        ("version {number}", "2", "version 2"),
+        ("{release} {number}\n", "v12", "v12 12"),
+        ("ok", "v1", "ok"),
+    ],
+)
+def test_the_expected_body_tells_the_release(body: str | None, release: str, expected: str | None) -> None:
+    data = having("probe.body", body) if body else LEAST
+    assert parse(data).expected_body(Release(release)) == expected
+
+
+def test_the_hash_follows_what_decides_how_a_release_runs_and_is_routed() -> None:
+    before = parse(LEAST).hash
+    assert re.fullmatch("[0-9a-f]{12}", before)
+    for path, value in (
+        ("image.repository", "other"),
+        ("app.replicas", 2),
+        ("app.env", {"A": "1"}),
+        ("app.memory", "1g"),
+        ("probe.path", "/health"),
+        ("proxy.hosts", ["a.com"]),
+        ("network.subnet", "10.0.0.0/24"),
+    ):
+        assert parse(having(path, value)).hash != before, path
+
+
+def test_an_image_is_its_repository_with_the_release_as_its_tag() -> None:
+    found = parse(having("image.repository", "example.com:5000/shop"))
+    assert found.reference(Release("v2")) == "example.com:5000/shop:v2"
+
+
+def test_the_hash_follows_nothing_else() -> None:
+    before = parse(LEAST).hash
+    for path, value in (
+        ("image.context", "app"),
+        ("retire.old", "standby"),
+        ("bake.seconds", 60),
+        ("witness.rate", 1),
+        ("app.stop_timeout", "35s"),
+        ("image.repository", "shop"),
+        ("proxy.url", "http://127.0.0.1:8080"),
+    ):
+        assert parse(having(path, value)).hash == before, path
+    one = parse(having("app.env", {"A": "1", "B": "2"}))
+    assert one.hash == parse(having("app.env", {"B": "2", "A": "1"})).hash
+
+
+def test_settings_do_not_change() -> None:
+    found = parse(LEAST)
+    for part, key in ((found, "service"), (found.app, "port"), (found.proxy, "new")):
+        with pytest.raises(ValueError, match=r"frozen|no field"):
+            setattr(part, key, 1)
+
+
+def test_the_schema_describes_every_key_and_has_no_null() -> None:
+    found = schema()
+    json.dumps(found)
+    assert found["required"] == ["service", "app"]
+    assert "null" not in json.dumps(found)
+    tables = found["$defs"].values()
+    for table in (found, *tables):
+        assert table["additionalProperties"] is False
+        assert table["description"]
+        for key, field in table["properties"].items():
+            assert "description" in field or "$ref" in field, key
+    assert sum(
+        "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
+    ) == len(list(keys(Settings)))
+
+
+# Release names
+
+
+@pytest.mark.parametrize("name", ["v1", "2", "_", "v1.2.3-rc_1", "Latest", 128 * "a"])
+def test_a_tag_is_a_release_name(name: str) -> None:
+    assert check_release_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["v2;x", "../v2", "", 200 * "a", "v2\n}", "v2\n", ".a", "-a", "v 2", "ü", "\x1b[2J", "a/b"]
+)
+def test_what_no_tag_can_be_is_no_release_name(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_release_name(name)
+    assert caught.value.exit_code == 2
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 80
+
+
+# Durations and sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("200ms", 0.2), ("2s", 2), ("5m", 300), ("1h", 3600), ("1.5s", 1.5), (7, 7), (0.25, 0.25), ("0.5m", 30)],
+)
+def test_a_duration_becomes_seconds(text: object, seconds: float) -> None:
+    assert subject._duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "5",
+        "s",
+        "1 s",
+        "1d",
+        "-1s",
+        "1s\n",
+        "٣s",
+        "1e3s",
+        ".5s",
+        "1m30s",
+        True,
+        None,
+        [],
+        float("nan"),
+        10**400,
+    ],
+)
+def test_what_is_no_duration_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        subject._duration(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "least", "below", "most", "above"),
+    [
+        ("retire.drain_timeout", "1s", "999ms", "1h", "61m"),
+        ("probe.interval", "10ms", "9ms", "20s", "61s"),
+        ("probe.timeout", "500ms", "99ms", "1h", 3601),
+        ("proxy.read_timeout", "1s", 0, "24h", "25h"),
+        ("app.stop_timeout", "1s", -1, "1h", "2h"),
+        ("witness.timeout", "100ms", "0s", "5m", "6m"),
+    ],
+)
+def test_a_duration_has_its_bounds(
+    path: str, least: object, below: object, most: object, above: object
+) -> None:
+    assert at(path, least) < at(path, most)
+    assert refused(path, below).startswith("must be from")
+    assert refused(path, above).startswith("must be from")
+
+
+@patient(100)
+@given(st.integers(1, 10**9 - 1), st.sampled_from(["ms", "s", "m", "h"]))
+def test_any_number_with_a_unit_is_that_many(number: int, unit: str) -> None:
+    factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+    assert subject._duration(f"{number}{unit}") == pytest.approx(number * factor)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("7", 7), ("2k", 2048), ("100m", 104857600), ("1g", 1 << 30)]
+)
+def test_a_size_is_its_text_and_knows_its_bytes(text: str, count: int) -> None:
+    found = at("proxy.max_body", text)
+    assert isinstance(found, Size)
+    assert (found, found.bytes) == (text, count)
+
+
+# Whatever is thrown at them
+
+RENDERED = [
+    ("service", "shop"),
+    ("image.repository", "shop"),
+    ("probe.path", "/version"),
+    ("probe.host", "example.com"),
+    ("proxy.kind", "nginx"),
+    ("proxy.listen", "127.0.0.1:80"),
+    ("proxy.url", "http://example.com"),
+    ("proxy.hosts", "example.com"),
+    ("proxy.where", "container"),
+    ("proxy.image", "nginx:stable"),
+    ("proxy.switch", "auto"),
+    ("proxy.max_body", "100m"),
+    ("proxy.read_timeout", "60s"),
+    ("app.networks", "shop"),
+    ("app.user", "app"),
+    ("network.subnet", "10.0.0.0/24"),
+    ("network.pool", "10.0.0.0/16"),
+]
+
+
+@contextlib.contextmanager
+def refusal_in_words() -> Iterator[None]:
+    """Lets pass what is refused as it should be, in words that print."""
+    try:
+        yield
+    except (SettingsError, UsageError) as error:
+        if not error.message.replace("\n", "").isprintable():
+            raise
+
+
+def hostile_in(found: object) -> set[str]:
+    """The hostile characters in a value; a percent sign may stand before two hexadecimal digits."""
+    text = re.sub("%[0-9A-Fa-f]{2}", "", "".join(found) if isinstance(found, tuple) else str(found))
+    return {char for char in text if char in HOSTILE or not char.isascii()}
+
+
+def in_list(path: str, value: str) -> object:
+    return [value] if path in ("proxy.hosts", "app.networks") else value
+
+
+@pytest.mark.parametrize(("path", "right"), RENDERED)
+def test_a_hostile_character_is_refused_wherever_it_stands(path: str, right: str) -> None:
+    assert at(path, in_list(path, right))
+    for char in HOSTILE.replace("%", ""):
+        for value in (right + char, char + right, right[:3] + char + right[3:], right + char + right):
+            assert refused(path, in_list(path, value)).isprintable()
+
+
+@pytest.mark.parametrize(("path", "right"), RENDERED)
+def test_template_and_proxy_syntax_is_refused(path: str, right: str) -> None:
+    for hostile in ("{{ 7*7 }}", "{% raw %}", "a;\n}", "${x}", "$host", "~^a", "a\0", "a b"):
+        for value in (hostile, right + hostile):
+            assert refused(path, in_list(path, value))
+
+
+@patient(500)
+@given(
+    st.sampled_from(RENDERED),
+    st.text(st.sampled_from(HOSTILE + string.ascii_letters + "0123456789.-_:/*[]@~") | st.characters()),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_no_string_that_is_rendered_holds_a_hostile_character(
+    field: tuple[str, str], noise: str, place: int, alone: bool
+) -> None:
+    path, right = field
+    value = noise if alone else right[:place] + noise + right[place:]
+    with refusal_in_words():
+        found = at(path, in_list(path, value))
+        assert not hostile_in(found)
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.datetimes()
+    | st.dates()
+    | st.times()
+    | st.sampled_from(["1s", "/a", "shop", "10.0.0.0/24", "127.0.0.1:80", "{release}", 10**4000, -(10**4000)])
+)
+WORDS = st.sampled_from(["KEY", "a", "", "a\n", *keys(Settings)]) | st.text(max_size=5)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=2),
+    max_leaves=3,
+)
+TABLES = {
+    name: st.dictionaries(st.sampled_from(list(field.annotation.model_fields)) | WORDS, VALUES, max_size=4)
+    | VALUES
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, subject.Table)
+}
+
+
+@patient(100)
+@given(
+    st.fixed_dictionaries({}, optional={"service": st.just("shop") | VALUES, **TABLES}),
+    st.dictionaries(WORDS, VALUES, max_size=2),
+)
+def test_any_table_is_settings_or_a_settings_error(data: dict[str, Any], more: dict[str, Any]) -> None:
+    with refusal_in_words():
+        found = parse(more | data)
+        assert found.hash
+        assert repr(found)
+
+
+@patient(200)
+@given(st.text())
+def test_any_release_name_is_a_tag_or_a_usage_error(name: str) -> None:
+    with refusal_in_words():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", check_release_name(name))
+
+
+def test_deep_nesting_is_a_settings_error() -> None:
+    deep: Any = 1
+    for _ in range(3000):
+        deep = {"a": deep}
+    for path in ("app", "service", "x", "app.env", "image.args"):
+        assert problems(having(path, deep))
+
+
+def test_a_release_is_what_a_body_is_filled_with() -> None:
+    release = dataclasses.replace(Release("v{number}"), digest="sha256:1")
+    assert parse(having("probe.body", "{release}")).expected_body(release) == "v{number}"
