@@ -31,7 +31,7 @@ from waitress.server import create_server  # noqa: E402
 
 RELEASE = os.environ.get("RELEASE", "v0")
 VERSION = f"version {'0' if BROKEN == 'wrong-version' else RELEASE.removeprefix('v')}\n"
-DIES_AFTER = 3.0  # seconds after the first good answer of /version
+DIES_AFTER = float(os.environ.get("DIES_AFTER", "3"))  # seconds after the first good answer of /version
 LINGER = 0.1  # seconds of quiet before the end, for a request that is on its way when the last answer leaves
 
 app = Flask(__name__)

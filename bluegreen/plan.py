@@ -7,7 +7,7 @@ from dataclasses import replace
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release
 from bluegreen.settings import Settings
-from bluegreen.steps import DEPLOY, ROLLBACK, Step
+from bluegreen.steps import DEPLOY, ROLLBACK, Recipe
 
 REMEMBERED = 10
 """How many releases back the live containers remember."""
@@ -105,7 +105,7 @@ def _draft(action: str, settings: Settings, observed: Observed, release: Release
     )
 
 
-def _with_steps(draft: Plan, recipe: tuple[tuple[type[Step], ...], ...], settings: Settings, observed: Observed) -> Plan:
+def _with_steps(draft: Plan, recipe: Recipe, settings: Settings, observed: Observed) -> Plan:
     words = [(step.name, step.describe(draft, settings, observed)) for part in recipe for step in part]
     return replace(draft, steps=tuple(PlannedStep(name, detail) for name, detail in words if detail))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from bluegreen.errors import Failed
 from bluegreen.model import Endpoint, Release, Replica
+from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
@@ -28,10 +29,28 @@ def mismatch(settings: Settings, release: Release, answer: Answer) -> str:
     return ""
 
 
-def ask(settings: Settings, release: Release, get: Callable[[str, str, float], Answer], endpoint: Endpoint) -> str:
-    """One try: why the answer is not the right one, or empty."""
+def ask_replica(settings: Settings, release: Release, proxy: Proxy, endpoint: Endpoint) -> str:
+    """One try at one replica, from the proxy's place: why the answer is not the right one, or empty."""
+    host = settings.probe.host or str(endpoint)
+    return _ask(settings, release, lambda: proxy.get_from(endpoint, settings.probe.path, host, ONE_TRY))
+
+
+def ask_proxy(settings: Settings, release: Release, proxy: Proxy) -> str:
+    """One try through the proxy, as clients come: why the answer is not the right one, or empty."""
+    host = public_host(settings) or settings.proxy.listen
+    return _ask(settings, release, lambda: proxy.get(settings.probe.path, host, ONE_TRY))
+
+
+def public_host(settings: Settings) -> str | None:
+    """A host name by which the proxy knows the service; None if it takes any."""
+    if settings.proxy.hosts:
+        return settings.proxy.hosts[0].replace("*", "any")
+    return settings.probe.host
+
+
+def _ask(settings: Settings, release: Release, get: Callable[[], Answer]) -> str:
     try:
-        return mismatch(settings, release, get(settings.probe.path, settings.probe.host or str(endpoint), ONE_TRY))
+        return mismatch(settings, release, get())
     except AgentError as error:
         return f"{settings.probe.path}: {error.message}"
 

@@ -22,6 +22,7 @@ from bluegreen.errors import BluegreenError, Failed, NeedsPerson
 from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
+from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.nginx import Nginx
@@ -75,7 +76,7 @@ class Service:
             client.close()
 
     def deploy(self, name: str, options: Options, emit: Emit, *, build: bool = False) -> dict[str, Any]:
-        """The release is live, and its receipt is returned. On failure the old one is, and the error carries a receipt."""
+        """The release is live, and its receipt is returned. The error of a run that failed carries its receipt too."""
         reference = self.settings.reference(Release(name))
         return self._run(
             f"deploy {name}",
@@ -223,11 +224,10 @@ class Service:
         """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""
         settings = self.settings
         releases = [plan.release, *([plan.from_release] if plan.from_release else [])]
-        hosts = settings.proxy.hosts
         witness = Witness(
             settings.proxy.url,
             settings.probe.path,
-            host=hosts[0].replace("*", "any") if hosts else settings.probe.host,
+            host=public_host(settings),
             expected={release.name: settings.expected_body(release) for release in releases},
             rate=settings.witness.rate,
             connections=settings.witness.connections,

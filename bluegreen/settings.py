@@ -376,7 +376,7 @@ _List = Field(strict=False)
 class Table(BaseModel):
     """A table of the settings file: frozen, and with no key but its own."""
 
-    # Deferred, the models are built once, as one, and only by a command that loads the file.
+    # Deferred, the models are built only by a command that loads the file.
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True
     )
@@ -569,7 +569,7 @@ class WitnessTable(Table):
 
 
 class Settings(Table):
-    """All of bluegreen.toml, checked. Two of the same content are equal."""
+    """All of bluegreen.toml, checked. Two with the same content and root are equal."""
 
     service: Annotated[
         str,

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
-from bluegreen.probe import ask, dead, wait_until_right
+from bluegreen.probe import ask_proxy, ask_replica, dead, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
+from bluegreen.words import indent
 
 VERIFY_TIMEOUT = 15.0
 """Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
@@ -159,24 +161,20 @@ class Probe(Step):
     def do(self, run: Run) -> str:
         tries = 0
         for replica in run.new_replicas():
-            endpoint = replica.endpoint
             try:
                 tries += wait_until_right(
                     run.settings,
                     run.release,
-                    lambda endpoint=endpoint: ask(
-                        run.settings,
-                        run.release,
-                        lambda path, host, timeout: run.proxy.get_from(endpoint, path, host, timeout),
-                        endpoint,
-                    ),
+                    partial(ask_replica, run.settings, run.release, run.proxy, replica.endpoint),
                     timeout=run.settings.probe.timeout,
                     look=run.look_alive,
                     progress=run.progress(self.name),
                 )
             except Failed as error:
-                log = "" if "it wrote last" in error.message else run.runtime.log(replica)
-                raise Failed(f"{error.message}\nthe container's last lines:\n{log}" if log else error.message) from error
+                if not replica.running or "it wrote last" in error.message:
+                    raise
+                log = indent(run.runtime.log(replica)) or "  (nothing)"
+                raise Failed(f"{error.message}\nthe last lines of {replica.name}:\n{log}") from error
         return f"ready after {tries} tries"
 
 
@@ -235,27 +233,18 @@ class Verify(Step):
         return f"ask for {settings.probe.path} through the proxy until {plan.release} answers"
 
     def do(self, run: Run) -> str:
-        settings = run.settings
-        host = settings.probe.host or (settings.proxy.hosts[0].replace("*", "any") if settings.proxy.hosts else "")
-        endpoint = run.new_replicas()[0].endpoint
-
         def look() -> None:
             run.look_alive()
             judge(run)
 
         tries = wait_until_right(
-            settings,
+            run.settings,
             run.release,
-            lambda: ask(
-                settings,
-                run.release,
-                lambda path, own, timeout: run.proxy.get(path, host or own, timeout),
-                endpoint,
-            ),
+            partial(ask_proxy, run.settings, run.release, run.proxy),
             timeout=VERIFY_TIMEOUT,
             look=look,
         )
-        return f"{run.release} answered {settings.probe.successes} times in a row, after {tries} tries"
+        return f"{run.release} answered {run.settings.probe.successes} times in a row, after {tries} tries"
 
 
 class Bake(Step):
@@ -336,8 +325,7 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
     Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
     """
     for replica in runtime.replicas(old.colour):
-        endpoint = replica.endpoint
-        reason = ask(settings, old.release, lambda p, h, t, e=endpoint: proxy.get_from(e, p, h, t), endpoint)
+        reason = ask_replica(settings, old.release, proxy, replica.endpoint)
         if reason:
             raise NeedsPerson(
                 f"{old.release} ({replica.name}) can't take the traffic back: {reason}", hint="bluegreen status"

@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import IO, Any, Self, cast
 from urllib.parse import urlsplit
 
 MAX_SECONDS = 1800
@@ -209,7 +209,9 @@ class Tally:
         )
 
 
-class Failed(Exception):  # noqa: N818 - the outcome of a request, not an error of this program
+class Failed(Exception):
+    """The outcome of a request: no error of this program."""
+
     def __init__(self, outcome: str, detail: str) -> None:
         super().__init__(outcome, detail)
         self.outcome, self.detail = outcome, detail
@@ -479,9 +481,7 @@ def check(record: Record, sent: bytes, body: bytes) -> None:
         raise Failed("wrong", f"names no release: {body[:50]!r}")
 
 
-async def run(
-    options: Options, stop: asyncio.Event, report: Callable[[dict[str, Any]], None] | None = None
-) -> Result:
+async def run(options: Options, stop: asyncio.Event, report: Callable[[dict[str, Any]], None] | None = None) -> Result:
     """The load itself, until `stop` is set or a limit of the options is reached."""
     tally = Tally(options)
     period = (options.keepalive + options.fresh) / options.rate if options.rate else 0.0
@@ -502,7 +502,7 @@ async def run(
             report(tally.progress())
             await asyncio.sleep(PROGRESS_EVERY)
 
-    all_done = asyncio.create_task(wait_for(tasks))
+    all_done = asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
     stopped = asyncio.create_task(stop.wait())
     reporter = asyncio.create_task(progress())
     await asyncio.wait({all_done, stopped}, timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -512,17 +512,13 @@ async def run(
         if not client.busy:
             task.cancel()
     _, late = await asyncio.wait(tasks, timeout=options.drain)
-    for task in (*late, all_done, stopped, reporter):
+    others: list[asyncio.Task[Any]] = [all_done, stopped, reporter]
+    for task in [*late, *others]:
         task.cancel()
-    done = await asyncio.gather(*tasks, reporter, return_exceptions=True)
-    for error in done:
+    for error in await asyncio.gather(*tasks, *others, return_exceptions=True):
         if isinstance(error, Exception):  # a fault of this program: never to be taken for a result
             raise error
     return tally.result(ended)
-
-
-async def wait_for(tasks: dict[asyncio.Task[None], Client]) -> None:
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
 
 
 async def serve(options: Options, control: bool) -> Result:
@@ -614,9 +610,9 @@ class Load:
         self.process.wait()
         atexit.unregister(self.process.kill)
         self._thread.join()
-        with contextlib.suppress(OSError):
-            self.process.communicate()  # closes the pipes
-        self._stderr.close()
+        for file in (self.process.stdin, self.process.stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                cast(IO[Any], file).close()
 
     def _read(self) -> None:
         try:

@@ -80,6 +80,18 @@ class ProxyContainer:
             raise Failed(f"{self.image} can't run {command[0]}: {error}") from error
         return raw.decode(errors="replace")
 
+    def files(self, directory: str) -> list[str]:
+        """The names of the files in a directory of the volume, whether the proxy runs or not."""
+        container = self.inspect()
+        if container is None:
+            return []
+        try:
+            pieces, _ = container.get_archive(f"{ROOT}/{directory}")
+        except NotFound:
+            return []
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+            return [entry.name.rpartition("/")[2] for entry in tar if entry.isfile()]
+
     def detach(self, network: str) -> None:
         """The proxy is not in the network."""
         with contextlib.suppress(NotFound, APIError):
@@ -117,7 +129,6 @@ class ProxyContainer:
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
-                ulimits=[{"Name": "nofile", "Soft": 65536, "Hard": 65536}],
             )
         except ImageNotFound as error:
             self.remove()

@@ -91,7 +91,7 @@ class Nginx:
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
             max_body=proxy.max_body,
-            read_timeout=f"{proxy.read_timeout:g}",
+            read_timeout_ms=round(proxy.read_timeout * 1000),
             keepalive_min=_number(self._running_version()) >= (1, 27, 4),
         )
         return text.replace("STAMP", hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -134,18 +134,17 @@ class Nginx:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
 
     def remove(self) -> list[str]:
-        container = self._container.inspect()
-        if container is None:
+        names = self._container.files("services")
+        if not [name for name in names if name.endswith(".conf") and name != f"{self._service}.conf"]:
             return self._container.remove()
+        if f"{self._service}.conf" not in names:
+            return []
         self.boot([])
-        names = self._agent.run("ls", f"{ROOT}/services")[1].split()
-        if [name for name in names if name.endswith(".conf") and name != f"{self._service}.conf"]:
-            gone = [f"{self._service} from {self.name}"] if self._agent.exists(self._file) else []
-            self._agent.remove(self._file)
-            self._agent.run("rm", "-rf", self._state)
-            self._reload(expect=None)
-            return gone
-        return self._container.remove()
+        self._agent.remove(self._file)
+        self._agent.run("rm", "-rf", self._state)
+        self._reload(expect=None)
+        self._container.detach(f"bluegreen-net-{self._service}")
+        return [f"{self._service} from {self.name}"]
 
     def close(self) -> None:
         self._agent.close()

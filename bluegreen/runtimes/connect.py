@@ -91,7 +91,8 @@ def _forward(address: str) -> str:
         start_new_session=True,  # Ctrl-C is for bluegreen, which still needs the connection to undo
     )
     atexit.register(process.kill)
-    assert process.stdout and process.stderr
+    assert process.stdout is not None
+    assert process.stderr is not None
     if process.stdout.readline().strip() != b"ready":
         words = process.stderr.read().decode(errors="replace").strip().splitlines()
         raise BluegreenError(

@@ -5,13 +5,12 @@ use strict; use warnings;
 use Socket qw(pack_sockaddr_in inet_aton PF_INET SOCK_STREAM SOL_SOCKET SO_ERROR);
 use IO::Socket::UNIX;
 use IO::Select;
-use Time::HiRes qw(time);
 $| = 1; $SIG{PIPE} = 'IGNORE';
 
-# Sends all of $data on $socket and returns what comes back until its end, within $seconds.
+# Sends all of $data on $socket and returns what comes back until its end, within $seconds and the second begun.
 sub talk {
     my ($socket, $data, $seconds) = @_;
-    my $deadline = time + $seconds;
+    my $deadline = time + 1 + $seconds;
     my $select = IO::Select->new($socket);
     while (length $data) {
         my $left = $deadline - time;

@@ -599,7 +599,7 @@ def test_a_duration_has_its_bounds(
     assert refused(path, above).startswith("must be from")
 
 
-@patient(100)
+@patient(80)
 @given(st.integers(1, 10**9 - 1), st.sampled_from(["ms", "s", "m", "h"]))
 def test_any_number_with_a_unit_is_that_many(number: int, unit: str) -> None:
     factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
@@ -673,7 +673,7 @@ def test_template_and_proxy_syntax_is_refused(path: str, right: str) -> None:
             assert refused(path, in_list(path, value))
 
 
-@patient(500)
+@patient(300)
 @given(
     st.sampled_from(RENDERED),
     st.text(st.sampled_from(HOSTILE + string.ascii_letters + "0123456789.-_:/*[]@~") | st.characters()),
@@ -715,7 +715,7 @@ TABLES = {
 }
 
 
-@patient(100)
+@patient(80)
 @given(
     st.fixed_dictionaries({}, optional={"service": st.just("shop") | VALUES, **TABLES}),
     st.dictionaries(WORDS, VALUES, max_size=2),

@@ -1,0 +1,61 @@
+# bluegreen: `make help` lists the targets.
+SHELL := /bin/bash
+WORKERS ?= 2
+PYTEST := .venv/bin/python -m pytest
+
+# A machine that forbids byte code would make every start of every command slower.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help lab engine images test lint test-unit test-contract test-integration demo demo-down soak bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+
+lab: .venv/.stamp engine images ## set up: .venv, a Docker engine, the base images
+
+.venv/.stamp: setup.cfg
+	@lab/venv
+	@touch $@
+
+engine:
+	@lab/engine
+
+images: .venv/.stamp engine
+	@lab/images
+
+test: ## set up and run everything: lint, unit, contract and integration tests
+	@$(MAKE) --no-print-directory lab
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-contract
+	@$(MAKE) --no-print-directory test-integration
+
+lint: .venv/.stamp ## ruff and mypy
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+test-unit: .venv/.stamp ## the quick tests, no engine needed
+	$(PYTEST) tests/unit -n 2 -q
+
+test-contract: .venv/.stamp ## the same tests on every driver (needs `make lab`)
+	$(PYTEST) tests/contract -n $(WORKERS) --dist loadgroup -v
+
+test-integration: .venv/.stamp ## the promises, on a real engine (needs `make lab`)
+	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup -v
+
+demo: lab ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
+	@demo/run
+
+demo-down: .venv/.stamp ## remove what the demo left
+	@.venv/bin/bluegreen down --yes
+
+soak: lab ## the runs that take longer than `make test` may; results go to docs/
+	@bench/soak
+
+bench: lab ## measure; results go to docs/
+	@bench/run
+
+clean: ## remove .venv, caches and build output (containers and images stay)
+	rm -rf .venv .lab .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

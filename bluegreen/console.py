@@ -1,0 +1,136 @@
+"""What a person sees. The only module that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from bluegreen.errors import BluegreenError
+from bluegreen.model import Event, Plan
+from bluegreen.words import indent, plain
+
+MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", "leftover": "!"}
+COLOURS = {"done": "green", "failed": "red", "undone": "yellow", "undo-failed": "red", "leftover": "yellow"}
+
+
+class Console:
+    """Lines for a person, or one JSON object a line."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def event(self, event: Event) -> None:
+        if self.as_json:
+            self._json(
+                {
+                    "event": event.state,
+                    "step": event.step,
+                    "host": event.host,
+                    "seconds": round(event.seconds, 3),
+                    "detail": event.detail,
+                }
+            )
+        elif event.state == "progress" or (event.state == "started" and event.detail):
+            self.line(f"    {event.step:8} {event.detail}")
+        elif event.state in MARKS:
+            mark = click.style(MARKS[event.state], fg=COLOURS[event.state])
+            first, _, rest = event.detail.partition("\n")
+            self.line(f"  {mark} {event.step:8} {first}  ({event.seconds:.2f} s)")
+            if rest:
+                self.line(indent(rest, "             "))
+
+    def line(self, text: str = "") -> None:
+        """A line of text, without anything in it that the terminal would act on but our own colours."""
+        click.echo(text)
+
+    def plan(self, plan: Plan) -> None:
+        if self.as_json:
+            self._json(plan.to_dict())
+            return
+        if plan.unchanged:
+            self.line(f"nothing to do: {plan.reason}")
+            return
+        self.line(f"{plan.action} {plan.release} would:")
+        for step in plan.steps:
+            self.line(f"  {step.step:8} {step.detail}")
+        self.line("the proxy's config:" if plan.diff else "the proxy's config stays as it is")
+        if plan.diff:
+            self.line(indent(plain(plan.diff)))
+        self.line("nothing was changed; another run may come first")
+
+    def receipt(self, receipt: dict[str, Any]) -> None:
+        if self.as_json:
+            self._json({"event": "receipt", **receipt})
+            return
+        way = f"{receipt['from'] or 'nothing'} → {receipt['to']}"
+        self.line(f"{receipt['action']} {way}: {receipt['result']}" + _because(receipt))
+        requests = receipt["requests"]
+        if receipt["witness"] and requests["total"]:
+            shares = ", ".join(f"{name} {count}" for name, count in requests["by_release"].items())
+            self.line(f"  witness  {requests['total']} requests, {requests['failed']} failed ({shares})")
+            for failure in requests["failures"]:
+                self.line(f"           {failure['count']} x {failure['why']} ({failure['connection']} connection)")
+            for phase in ("before", "during", "after"):
+                figures = receipt["latency_ms"][phase]
+                if figures["p50"] is not None:
+                    self.line(
+                        f"  {phase:8} p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms, "
+                        f"max {figures['max']:.1f} ms"
+                    )
+            switch = receipt["switch"]
+            if switch["first_new_ms"] is not None:
+                last = switch["last_old_ms"]
+                tail = f", last old one sent {last:.0f} ms from it" if last is not None else ""
+                self.line(f"  switch   first new answer {switch['first_new_ms']:.0f} ms after the flip{tail}")
+        elif not receipt["witness"] and receipt["result"] not in ("unchanged",):
+            self.line("  witness  none")
+        if receipt["cut"]:
+            self.line(f"  cut      {receipt['cut']} requests were still in flight when the old release was stopped")
+        for words in receipt["leftover"]:
+            self.line(f"  leftover {words}; the next run takes it up")
+
+    def status(self, status: dict[str, Any]) -> None:
+        if self.as_json:
+            self._json(status)
+            return
+        proxy = status["proxy"]
+        state = f"{proxy['kind']} {proxy['version']}" if proxy["running"] else f"{proxy['kind']}, not running"
+        self.line(f"{status['service']} at {proxy['address']} ({state}, switched {proxy['switch']})")
+        for role in ("live", "standby"):
+            slot = status[role]
+            if slot:
+                replicas = slot["replicas"]
+                self.line(
+                    f"  {role:8} {slot['release']} ({slot['colour']}), {replicas['running']} of {replicas['wanted']} "
+                    f"running, since {slot['since']}, {slot['digest'][:19]}"
+                )
+            elif role == "live":
+                self.line("  live     nothing")
+        rollback = status["rollback"]
+        ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
+        self.line(f"  rollback {ready}: {rollback['why']}")
+        if status["unfinished"]:
+            self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
+        if status["lock"]:
+            self.line(f"  locked by {status['lock']}")
+
+    def error(self, error: BluegreenError) -> None:
+        if self.as_json:
+            self._json({"event": "error", "message": error.message, "hint": error.hint, "exit_code": error.exit_code})
+            return
+        click.echo(click.style("error: ", fg="red") + plain(error.message), err=True)
+        if error.hint:
+            click.echo(f"  next: {plain(error.hint)}", err=True)
+
+    def _json(self, data: Any) -> None:
+        sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+def _because(receipt: dict[str, Any]) -> str:
+    if receipt["result"] in ("unchanged", "done") and receipt["reason"]:
+        return f" ({receipt['reason']})"
+    return ""
