@@ -1,4 +1,7 @@
-"""What a run will do, worked out from what was observed. No input or output: the plan that is printed is the one that runs."""
+"""What a run will do, worked out from what was observed, with no input or output.
+
+The plan that is printed is the one that runs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     if live is None:
         raise Failed(f"{settings.service} serves nothing, so there is nothing to roll back", hint="bluegreen deploy")
     if name == live.release.name:
-        return replace(_draft("rollback", settings, observed, live.release, live.image), reason=f"{name} is live already")
+        return replace(
+            _draft("rollback", settings, observed, live.release, live.image), reason=f"{name} is live already"
+        )
     target = rollback_target(observed, name)
     if target is None:
         raise Failed(f"{live.release} has no release before it", hint="name one: bluegreen rollback RELEASE")

@@ -1,6 +1,6 @@
 """A service on its host: the flow that every run takes, and what can be asked without one.
 
-    settings -> lock -> observe -> plan -> engine -> events
+settings -> lock -> observe -> plan -> engine -> events
 """
 
 from __future__ import annotations

@@ -251,9 +251,7 @@ def _repository(value: str) -> str:
         except ValueError:
             path = ""
     if len(value) > 255 or not _REPOSITORY.fullmatch(path) or re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(
-            f'{_shown(value)} is not an image repository such as "shop" or "example.com:5000/shop"'
-        )
+        raise ValueError(f'{_shown(value)} is not an image repository such as "shop" or "example.com:5000/shop"')
     return value
 
 
@@ -264,9 +262,7 @@ def _image_reference(value: str) -> str:
     name, tag = (name[:cut], name[cut + 1 :]) if cut >= 0 else (name, "latest")
     try:
         _repository(name)
-        valid = bool(_TAG.fullmatch(tag)) and (
-            "@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest))
-        )
+        valid = bool(_TAG.fullmatch(tag)) and ("@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest)))
     except ValueError:
         valid = False
     if not valid:
@@ -377,9 +373,7 @@ class Table(BaseModel):
     """A table of the settings file: frozen, and with no key but its own."""
 
     # Deferred, the models are built only by a command that loads the file.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
 
 
 class ImageTable(Table):
@@ -411,14 +405,14 @@ class AppTable(Table):
     command: Annotated[tuple[Value, ...], _List, AfterValidator(_entry_point)] | None = Field(
         default=None, description="The command that is run instead of the image's own."
     )
-    networks: Annotated[
-        tuple[Annotated[str, AfterValidator(_network_name)], ...], _List, AfterValidator(_distinct)
-    ] = Field(default=(), description="Networks that are joined beside the service's own; they must exist.")
-    volumes: Annotated[
-        tuple[Annotated[str, AfterValidator(_volume)], ...], _List, AfterValidator(_one_volume_each)
-    ] = Field(
-        default=(),
-        description='Volumes as "name:/path" or "/host/path:/path", with ":ro" behind for reading only.',
+    networks: Annotated[tuple[Annotated[str, AfterValidator(_network_name)], ...], _List, AfterValidator(_distinct)] = (
+        Field(default=(), description="Networks that are joined beside the service's own; they must exist.")
+    )
+    volumes: Annotated[tuple[Annotated[str, AfterValidator(_volume)], ...], _List, AfterValidator(_one_volume_each)] = (
+        Field(
+            default=(),
+            description='Volumes as "name:/path" or "/host/path:/path", with ":ro" behind for reading only.',
+        )
     )
     stop_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
         default=35.0,
@@ -442,9 +436,7 @@ class AppTable(Table):
 class ProbeTable(Table):
     """When a release counts as ready: consecutive right answers from every replica."""
 
-    path: Annotated[str, AfterValidator(_path)] = Field(
-        default="/version", description="The path that is asked for."
-    )
+    path: Annotated[str, AfterValidator(_path)] = Field(default="/version", description="The path that is asked for.")
     body: Annotated[str, AfterValidator(_body)] | None = Field(
         default=None,
         description="The whole answer, but for white space around it: {release} is the release's name (v2),"
@@ -486,11 +478,11 @@ class ProxyTable(Table):
         validate_default=True,
         description="The public address, which the witness asks. Default: http:// and what `listen` says.",
     )
-    hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)
-    ] = Field(
-        default=(),
-        description='The host names that this service answers to, such as "*.example.com". Default: all.',
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)] = (
+        Field(
+            default=(),
+            description='The host names that this service answers to, such as "*.example.com". Default: all.',
+        )
     )
     where: Literal["container"] = Field(default="container", description="Where the proxy runs.")
     image: Annotated[str, AfterValidator(_image_reference)] = Field(
@@ -553,9 +545,7 @@ class RetireTable(Table):
 class BakeTable(Table):
     """The time between the switch and the commit in which the witness can take the switch back."""
 
-    seconds: Annotated[Duration, _between("0s", "1h")] = Field(
-        default=5.0, description="How long; 0 for not at all."
-    )
+    seconds: Annotated[Duration, _between("0s", "1h")] = Field(default=5.0, description="How long; 0 for not at all.")
 
 
 class WitnessTable(Table):
@@ -729,11 +719,7 @@ def _without_null(part: object) -> object:
         return [_without_null(item) for item in part if item != {"type": "null"}]
     if not isinstance(part, dict):
         return part
-    kept = {
-        key: _without_null(value)
-        for key, value in part.items()
-        if key != "default" or value not in (None, "")
-    }
+    kept = {key: _without_null(value) for key, value in part.items() if key != "default" or value not in (None, "")}
     match kept.get("anyOf"):
         case [dict(only)]:
             del kept["anyOf"]

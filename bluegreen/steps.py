@@ -135,9 +135,7 @@ class Start(Step):
         run.made_network = run.runtime.prepare()
         run.made_proxy = not run.observed.proxy.exists
         run.proxy.boot([run.runtime.network])
-        replicas = run.runtime.start(
-            run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before
-        )
+        replicas = run.runtime.start(run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before)
         return ", ".join(replica.name for replica in replicas)
 
     def undo(self, run: Run) -> str:

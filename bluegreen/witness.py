@@ -85,9 +85,7 @@ class Prober:
             verify=_tls_context(),
             trust_env=False,
             retries=0,
-            limits=httpx.Limits(
-                max_connections=1, max_keepalive_connections=0 if fresh else 1, keepalive_expiry=None
-            ),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0 if fresh else 1, keepalive_expiry=None),
         )
         self.address = url.rstrip("/") + "/" + path.lstrip("/")
         self._client = httpx.Client(transport=transport, headers=headers, timeout=timeout, trust_env=False)
@@ -163,9 +161,7 @@ def shown(text: str, limit: int = SHOWN_LIMIT) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def ticks(
-    rate: float, stop: threading.Event, *, offset: float = 0.0, seconds: float | None = None
-) -> Iterator[None]:
+def ticks(rate: float, stop: threading.Event, *, offset: float = 0.0, seconds: float | None = None) -> Iterator[None]:
     """Yields `rate` times a second, first in `offset` seconds, until `stop` is set or `seconds` have passed.
 
     The moments are fixed from the start: whoever is late leaves out what was missed and shifts nothing.
@@ -382,9 +378,7 @@ class Witness:
             _tls_context()
             self._tally.started = time.monotonic()
             for line in range(self._lines):
-                thread = threading.Thread(
-                    target=self._send, args=(line,), name=f"witness-{line}", daemon=True
-                )
+                thread = threading.Thread(target=self._send, args=(line,), name=f"witness-{line}", daemon=True)
                 thread.start()
                 self._threads.append(thread)
 

@@ -336,6 +336,8 @@ def test_an_upload_answered_before_its_end(outcome: str, answer: bytes) -> None:
 
     result = count(handle, upload=1, requests=2, upload_seconds=0.4)
     assert result.by_outcome == {outcome: 2}, result.explain()
+    early = "answered before the body was sent"
+    assert all((failure["detail"] == early) == (outcome == "wrong") for failure in result.failures)
 
 
 def test_the_host_header() -> None:

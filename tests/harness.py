@@ -1,0 +1,139 @@
+"""What the tests on the real engine work with: a service, and the command run on it as a user types it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import httpx
+
+REPOSITORY = Path(__file__).parents[1]
+PREFIX = "bgtest"
+IMAGES = "bluegreen-test/hippo_flask"
+NGINX = ["nginx:1.22", "nginx:stable"]
+MODES = ["live", "reload"]
+PORTS = range(20000, 29000)
+"""Below the range from which the kernel gives ports to clients."""
+
+RELEASES = {
+    "v1": "",
+    "v2": "",
+    "v3": "",
+    "v4-never-ready": "never-ready",
+    "v4-wrong-version": "wrong-version",
+    "v4-exits": "exits",
+    "v4-dies": "dies",
+}
+"""The releases that tests deploy, and what is broken in them."""
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class TestService:
+    """A settings file in a directory of its own, and the command run on it."""
+
+    __test__ = False
+
+    name: str
+    directory: Path
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "bluegreen", *arguments]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, running."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.directory,
+            env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), **self.env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that started the tests in the background would have them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 180) -> Ran:
+        out, err = process.communicate(timeout=timeout)
+        return Ran(process.returncode, out, err)
+
+    def run(self, *arguments: str, timeout: float = 180) -> Ran:
+        """The command has run to its end, whatever that was."""
+        return self.finish(self.start(*arguments), timeout)
+
+    def ok(self, *arguments: str) -> Ran:
+        """The command has succeeded."""
+        ran = self.run(*arguments)
+        assert ran.code == 0, f"bluegreen {' '.join(arguments)} ended with {ran.code}:\n{ran.text}"
+        return ran
+
+    def deploy(self, release: str, *arguments: str) -> dict[str, Any]:
+        """The release is live; its receipt."""
+        return self._receipt("deploy", release, *arguments)
+
+    def rollback(self, *arguments: str) -> dict[str, Any]:
+        return self._receipt("rollback", *arguments)
+
+    def status(self) -> dict[str, Any]:
+        return self.ok("status", "--json").json()
+
+    def live(self) -> str | None:
+        live = self.status()["live"]
+        return live["release"] if live else None
+
+    def get(self, path: str = "/version", **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, trust_env=False, **options)
+
+    def containers(self) -> dict[str, str]:
+        """The service's containers by name, each with its release."""
+        with contextlib.closing(docker.from_env()) as client:
+            found = client.containers.list(all=True, filters={"label": f"bluegreen.service={self.name}"})
+            return {container.name: container.labels["bluegreen.release"] for container in found}
+
+    def _receipt(self, *arguments: str) -> dict[str, Any]:
+        file = self.directory / "receipt.json"
+        self.ok(*arguments, "--receipt", os.fspath(file))
+        return json.loads(file.read_text())
+
+
+Make = Callable[..., TestService]
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+    """The condition has come true. Fails with `what` if it does not within a generous time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting after {timeout:g} s: {what}"
+        time.sleep(0.05)
