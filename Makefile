@@ -45,7 +45,7 @@ test-integration: .venv/.stamp ## the promises, on a real engine (needs `make la
 	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup -v
 
 demo: lab ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
-	@demo/run
+	@.venv/bin/python demo/run.py
 
 demo-down: .venv/.stamp ## remove what the demo left
 	@.venv/bin/bluegreen down --yes

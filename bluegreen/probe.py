@@ -99,5 +99,10 @@ def wait_until_right(
 
 def dead(release: Release, replica: Replica, log: str) -> Failed:
     """The error for a replica that runs no more, with what it wrote last."""
-    last = f"; it wrote last:\n{indent(log)}" if log else " and wrote nothing"
-    return Failed(f"{release} ended with exit code {replica.exit_code} (container {replica.name}){last}")
+    ending = f"{release} ended with exit code {replica.exit_code}"
+    return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}")
+
+
+def last_lines(replica: Replica, log: str) -> str:
+    """What a replica wrote last, for a person."""
+    return f"the last lines of {replica.name}:\n{indent(log) or '  (none)'}"

@@ -11,15 +11,17 @@ from functools import partial
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
-from bluegreen.probe import ask_proxy, ask_replica, dead, wait_until_right
+from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
-from bluegreen.words import indent
 
 VERIFY_TIMEOUT = 15.0
 """Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
+
+BAKE_INTERVAL = 0.2
+"""Seconds between two looks at a release that bakes."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Run:
         """Every replica of the new colour runs. Raises Failed with the last words of one that does not."""
         replicas = self.new_replicas()
         for replica in replicas:
-            if not replica.running or replica.restarts:
+            if not replica.running:
                 raise dead(self.release, replica, self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
@@ -169,10 +171,9 @@ class Probe(Step):
                     progress=run.progress(self.name),
                 )
             except Failed as error:
-                if not replica.running or "it wrote last" in error.message:
+                if "the last lines of" in error.message:
                     raise
-                log = indent(run.runtime.log(replica)) or "  (nothing)"
-                raise Failed(f"{error.message}\nthe last lines of {replica.name}:\n{log}") from error
+                raise Failed(f"{error.message}\n{last_lines(replica, run.runtime.log(replica))}") from error
         return f"ready after {tries} tries"
 
 
@@ -254,10 +255,25 @@ class Bake(Step):
 
     def do(self, run: Run) -> str:
         deadline = time.monotonic() + run.settings.bake.seconds
-        while time.monotonic() < deadline:
+        # The old colour takes what the new one refuses, so that clients may see nothing of its end: each is asked too.
+        refused: dict[str, str] = {}
+        while True:
             run.look_alive()
             judge(run)
-            time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+            for replica in run.new_replicas():
+                reason = ask_replica(run.settings, run.release, run.proxy, replica.endpoint)
+                if reason and replica.name in refused:
+                    run.look_alive()
+                    raise Failed(
+                        f"{replica.name} does not answer right any more: {reason}\n"
+                        + last_lines(replica, run.runtime.log(replica))
+                    )
+                refused = {name: why for name, why in refused.items() if name != replica.name}
+                if reason:
+                    refused[replica.name] = reason
+            if time.monotonic() >= deadline and not refused:
+                break
+            time.sleep(BAKE_INTERVAL)
         return "nothing went wrong"
 
 

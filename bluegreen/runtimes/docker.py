@@ -80,7 +80,8 @@ class DockerRuntime:
                 for line in plain(piece.get("stream", "")).splitlines():
                     if line.strip():
                         lines.append(line)
-                        progress(line)
+                        if not line.startswith((" ---> ", "Removing intermediate container")):
+                            progress(line)
         except (APIError, BuildError) as error:
             raise Failed(f"the build of {reference} failed: {plain(str(error))}") from error
         image = self.image(reference)
