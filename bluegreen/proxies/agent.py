@@ -88,6 +88,11 @@ class Agent:
         rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
         return sum(row[2] in wanted and row[3] not in QUIET_STATES for row in rows)
 
+    def listens(self, port: int) -> bool:
+        """Whether a process of the container's network listens on the port, on IPv4."""
+        rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
+        return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
     def call(self, verb: str, *arguments: str) -> bytes:
         """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""
         line = " ".join([verb, *(quote(argument, safe="/:=.,-_") for argument in arguments)]).encode() + b"\n"
@@ -97,7 +102,7 @@ class Agent:
                 session.send(line)
                 state, _, length = session.read_line().partition(b" ")
                 data = session.read(int(length))
-            except SessionEnded:
+            except BaseException:  # an answer that was not read whole would be taken for that of the next call
                 self._close()
                 raise
         if state != b"ok":

@@ -51,6 +51,7 @@ class Nginx:
             return ProxyState(switch=how)
         if container.status != "running":
             return ProxyState(exists=True, switch=how)
+        self._wait_until_up()
         return ProxyState(
             exists=True,
             running=True,
@@ -103,7 +104,8 @@ class Nginx:
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         old = self._serving()[1]
         trial, green = f"{self._state}/trial", f"{self._state}/green"
-        self._write_record(record)
+        if not record.committed:
+            self._write_record(record)
         if not record.committed and record.from_colour:
             self._agent.write(trial, "")
         if self._live:
@@ -112,20 +114,24 @@ class Nginx:
             else:
                 self._agent.remove(green)
         self._install(self.render(upstreams, record.to_colour))
+        if record.committed and self._live:
+            self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
         if record.committed:
-            self._agent.remove(trial)
+            self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
         if self._serving()[1] is not record.to_colour:
             raise Failed(f"{self.name} serves {old or 'nothing'} still, though {record.to_colour} was set")
 
     def commit(self, record: SwitchRecord) -> None:
-        self._write_record(record)
         self._agent.remove(f"{self._state}/trial")
+        self._write_record(record)
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         if self._live:
             return self._agent.connections(endpoints)
         leaving = {pid for pid, line in self._workers().items() if "shutting down" in line}
-        return len(leaving if self._leaving is None else leaving & self._leaving)
+        count = len(leaving if self._leaving is None else leaving & self._leaving)
+        # Drained is when they are gone. Until then, what is told is the requests that they hold, not the workers.
+        return max(count, self._agent.connections(endpoints)) if count else 0
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(Endpoint("127.0.0.1", PORT), path, host=host, timeout=timeout)
@@ -185,6 +191,14 @@ class Nginx:
                 return
             if time.monotonic() > deadline:
                 raise Failed(f"nginx still runs its old config {EFFECT} s after the reload: {self._container.log()}")
+            time.sleep(0.02)
+
+    def _wait_until_up(self) -> None:
+        """nginx has read its config and listens, so that what it does not serve is really not served."""
+        deadline = time.monotonic() + EFFECT
+        while not self._agent.listens(PORT):
+            if time.monotonic() > deadline:
+                raise Failed(f"{self.name} runs, but does not listen: {self._container.log()}")
             time.sleep(0.02)
 
     def _workers(self) -> dict[int, str]:
