@@ -325,10 +325,10 @@ class Service:
 
 def _engine_failed(error: Exception) -> Failed:
     """The error of a library in words."""
+    if isinstance(error, DockerException):  # first, as an answer of the engine is both
+        return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
     if isinstance(error, RequestException):
         return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
-    if isinstance(error, DockerException):
-        return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
     return Failed(f"unexpected: {type(error).__name__}: {error}")
 
 

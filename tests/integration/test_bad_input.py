@@ -175,6 +175,7 @@ def test_a_port_that_is_taken_is_said_in_words(
         service.deploy("v2")
         assert moved.get().text.strip() == "version 2"
         assert service.get().text.strip() == "version 1"
+        engine.containers.get(f"bluegreen-proxy-127.0.0.1-{service.port}").remove(force=True)
         moved.ok("down", "--yes")
 
 

@@ -204,7 +204,10 @@ def test_a_command_that_is_killed_leaves_no_lock_and_no_ssh(
             if way == "ssh":
                 assert len(ssh.running()) == 1
             os.kill(process.pid, signal.SIGKILL)
-            eventually(lambda: not client.containers.list(all=True, filters={"name": lock}), "the lock is free")
+            eventually(
+                lambda: not client.containers.list(all=True, filters={"name": lock}, ignore_removed=True),
+                "the lock is free",
+            )
     finally:
         process.kill()
         service.finish(process)

@@ -13,7 +13,7 @@ def crash(engine: docker.DockerClient, name: str) -> None:
     """The container's main process is killed as by a crash; `docker kill` would count as a wish to have it stopped."""
     pid = engine.containers.get(name).attrs["State"]["Pid"]
     command = ["sh", "-c", f"kill -9 {pid}"]
-    engine.containers.run("nginx:stable", command, entrypoint=[], pid_mode="host", privileged=True, remove=True)
+    engine.containers.run("nginx:stable", command, entrypoint=[], pid_mode="host", remove=True)
 
 
 def serves(service: TestService, version: str) -> bool:
