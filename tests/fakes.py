@@ -17,7 +17,6 @@ from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.settings import Settings, parse
 
-
 READS = frozenset({"slots", "image", "replicas", "log", "observe", "in_flight", "get", "get_from"})
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 

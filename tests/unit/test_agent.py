@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from docker.errors import APIError
+from harness import eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -307,7 +308,8 @@ def test_a_command_gives_its_exit_code_and_both_its_outputs(agent: Agent) -> Non
 def test_processes_are_listed_with_their_command_lines(agent: Agent, engine: Engine) -> None:
     with subprocess.Popen(["sleep", "98.765"]) as process:
         try:
-            assert agent.processes()[process.pid] == "sleep 98.765"
+            # Between fork and exec the child still has this program's own command line.
+            eventually(lambda: agent.processes()[process.pid] == "sleep 98.765", "the command line is that of sleep")
         finally:
             process.kill()
     assert os.getpid() in agent.processes()

@@ -148,8 +148,10 @@ def test_a_lock_is_held_until_it_is_released(engine: Engine) -> None:
     lock.release()
     assert engine.standing == {}
     assert lock.holder() is None
-    lock.take("again")
-    lock.release()
+    again = Lock(engine, "shop", "nginx:stable")
+    again.take("again")
+    again.check()
+    again.release()
 
 
 def test_a_second_taker_is_told_who_holds_it(engine: Engine) -> None:
