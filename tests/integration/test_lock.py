@@ -95,7 +95,7 @@ def test_of_many_deploys_at_once_each_runs_or_is_refused(make_service: Make, eng
     finally:
         for release in ("v5", "v6", "v7"):
             if engine.images.list(f"{IMAGES}:{release}"):
-                engine.images.remove(f"{IMAGES}:{release}")
+                engine.images.remove(f"{IMAGES}:{release}", force=True)  # its container may be the live one
 
 
 def test_a_run_that_loses_its_lock_does_not_commit(make_service: Make, engine: docker.DockerClient) -> None:
