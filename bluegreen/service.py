@@ -25,6 +25,8 @@ from bluegreen.observe import observe
 from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
+from bluegreen.proxies.driver import Driver
+from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.receipt import receipt
 from bluegreen.runtimes import Runtime
@@ -33,6 +35,8 @@ from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
 from bluegreen.steps import Run, recover
 from bluegreen.witness import Witness
+
+DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
 Emit = Callable[[Event], None]
 Planner = Callable[[Observed], Plan]
@@ -66,7 +70,8 @@ class Service:
         """
         client = connect()
         container = ProxyContainer(client, settings.proxy.kind, settings.proxy.listen, settings.proxy.image)
-        service = cls(settings, client, DockerRuntime(client, settings), Nginx(settings, container))
+        driver = DRIVERS[settings.proxy.kind]
+        service = cls(settings, client, DockerRuntime(client, settings), driver(settings, container))
         try:
             yield service
         except DockerException as error:

@@ -466,10 +466,18 @@ class ProbeTable(Table):
         return value
 
 
+IMAGES = {"nginx": "nginx:stable", "haproxy": "haproxy:3.2"}
+"""The image of each kind of proxy, unless the settings name one."""
+
+
+def _image_or_default(value: str, info: ValidationInfo) -> str:
+    return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
-    kind: Literal["nginx"] = Field(default="nginx", description="Which proxy.")
+    kind: Literal["nginx", "haproxy"] = Field(default="nginx", description="Which proxy.")
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
@@ -485,8 +493,10 @@ class ProxyTable(Table):
         )
     )
     where: Literal["container"] = Field(default="container", description="Where the proxy runs.")
-    image: Annotated[str, AfterValidator(_image_reference)] = Field(
-        default="nginx:stable", description="The image of the proxy's container."
+    image: Annotated[str, AfterValidator(_image_or_default)] = Field(
+        default="",
+        validate_default=True,
+        description="The image of the proxy's container. Default: nginx:stable or haproxy:3.2.",
     )
     switch: Literal["auto", "reload", "live"] = Field(
         default="auto",

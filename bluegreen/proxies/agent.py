@@ -68,6 +68,14 @@ class Agent:
         """The file has this content; a reader sees the old one or the new one whole."""
         self.call("write", path, content)
 
+    def replace_lines(self, path: str, column: int, value: str, lines: str) -> None:
+        """The lines of a shared file whose word number `column` is `value` are these; another writer's edit is kept."""
+        self.call("replace", path, str(column), value, lines)
+
+    def ask_socket(self, path: str, command: str) -> str:
+        """What a program says to a command on its unix socket."""
+        return self.call("unix", path, "5", command + "\n").decode(errors="replace").strip()
+
     def remove(self, *paths: str) -> None:
         """None of the files exists."""
         self.call("remove", *paths)

@@ -69,6 +69,20 @@ my %verbs = (
         rename "$path.new", $path or die "$path: $!\n";
         return '';
     },
+    # A file of lines, shared by services: those whose word number $column is $value are replaced by $text.
+    replace => sub {
+        my ($path, $column, $value, $text) = @_;
+        open my $lock, '>>', "$path.lock" or die "$path.lock: $!\n";
+        flock $lock, 2 or die "$path.lock: $!\n";
+        my @lines;
+        if (open my $file, '<', $path) { @lines = grep { ((split ' ')[$column] // '') ne $value } <$file> }
+        open my $new, '>', "$path.new" or die "$path.new: $!\n";
+        print $new @lines, $text or die "$path.new: $!\n";
+        close $new or die "$path.new: $!\n";
+        chmod 0644, "$path.new";
+        rename "$path.new", $path or die "$path: $!\n";
+        return '';
+    },
     remove => sub {
         for my $path (@_) { unlink $path or $!{ENOENT} or die "$path: $!\n" }
         return '';
