@@ -27,7 +27,9 @@ from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.driver import Driver
 from bluegreen.proxies.haproxy import HAProxy
+from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
+from bluegreen.proxies.place import Place
 from bluegreen.receipt import receipt
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import connect
@@ -69,9 +71,14 @@ class Service:
         Raises BluegreenError when no engine answers.
         """
         client = connect()
-        container = ProxyContainer(client, settings.proxy.kind, settings.proxy.listen, settings.proxy.image)
+        proxy = settings.proxy
+        place: Place = (
+            ProxyHost(settings)
+            if proxy.where == "host"
+            else ProxyContainer(client, proxy.kind, proxy.listen, proxy.image)
+        )
         driver = DRIVERS[settings.proxy.kind]
-        service = cls(settings, client, DockerRuntime(client, settings), driver(settings, container))
+        service = cls(settings, client, DockerRuntime(client, settings), driver(settings, place))
         try:
             yield service
         except DockerException as error:

@@ -270,6 +270,12 @@ def _image_reference(value: str) -> str:
     return value
 
 
+def _absolute(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9_.@+-]+)+", value) or ".." in value.split("/"):
+        raise ValueError(f'{_shown(value)} is not an absolute path of letters, digits and "/_.@+-"')
+    return value
+
+
 def _network_name(value: str) -> str:
     if not _NETWORK.fullmatch(value):
         raise ValueError(f"{_shown(value)} is not the name of a network")
@@ -474,6 +480,45 @@ def _image_or_default(value: str, info: ValidationInfo) -> str:
     return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
 
 
+class HostTable(Table):
+    """The proxy that a person has installed on the host."""
+
+    directory: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="The directory that the proxy reads. Default: /etc/nginx/conf.d or /etc/haproxy/conf.d.",
+    )
+    main: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="The main config file. Default: /etc/nginx/nginx.conf, /etc/haproxy/haproxy.cfg.",
+    )
+    whole: bool = Field(default=False, description="Whether the main config file is bluegreen's own, to be replaced.")
+    pid_file: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="Where the proxy writes its process id. Default: /run/nginx.pid, /run/haproxy.pid.",
+    )
+    socket: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="/run/haproxy/admin.sock", description="HAProxy's admin socket (`stats socket ... level admin`)."
+    )
+    reload: Annotated[tuple[Value, ...], _List] = Field(
+        default=(),
+        description="The command that reloads the proxy. Default: systemctl where systemd runs, else its own way.",
+    )
+
+
+HOST_DEFAULTS = {
+    "nginx": {"directory": "/etc/nginx/conf.d", "main": "/etc/nginx/nginx.conf", "pid_file": "/run/nginx.pid"},
+    "haproxy": {
+        "directory": "/etc/haproxy/conf.d",
+        "main": "/etc/haproxy/haproxy.cfg",
+        "pid_file": "/run/haproxy.pid",
+    },
+}
+"""Where each kind of proxy has its files in Debian's packages."""
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
@@ -492,7 +537,9 @@ class ProxyTable(Table):
             description='The host names that this service answers to, such as "*.example.com". Default: all.',
         )
     )
-    where: Literal["container"] = Field(default="container", description="Where the proxy runs.")
+    where: Literal["container", "host"] = Field(
+        default="container", description="Where the proxy runs: in a container of its own, or installed on the host."
+    )
     image: Annotated[str, AfterValidator(_image_or_default)] = Field(
         default="",
         validate_default=True,
@@ -506,6 +553,13 @@ class ProxyTable(Table):
     read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
+    host: HostTable = Field(default_factory=HostTable, validate_default=True)
+
+    @field_validator("host")
+    @classmethod
+    def _where_it_is(cls, value: HostTable, info: ValidationInfo) -> HostTable:
+        defaults = HOST_DEFAULTS[info.data.get("kind", "nginx")]
+        return value.model_copy(update={key: getattr(value, key) or path for key, path in defaults.items()})
 
     @property
     def address(self) -> str:

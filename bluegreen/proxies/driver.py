@@ -12,7 +12,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
-from bluegreen.proxies.container import PORT, ROOT, ProxyContainer
+from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import stamp_of
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
@@ -34,14 +34,13 @@ class Driver(ABC):
     suffix: str
     """How the names of a service's files end."""
 
-    def __init__(self, settings: Settings, container: ProxyContainer) -> None:
+    def __init__(self, settings: Settings, place: Place) -> None:
         self._settings = settings
         self._service = settings.service
-        self._container = container
-        self._agent = container.agent
-        self._services = f"{ROOT}/services"
-        self._file = f"{self._services}/{self._service}{self.suffix}"
-        self._state = f"{ROOT}/state/{self._service}"
+        self._place = place
+        self._agent = place.agent
+        self._file = f"{place.services}/{place.prefix}{self._service}{self.suffix}"
+        self._state = f"{place.root}/state/{self._service}"
         self._live = settings.proxy.switch != "reload"
         self._version = ""
         self._leaving: set[int] | None = None
@@ -49,24 +48,21 @@ class Driver(ABC):
 
     @property
     def name(self) -> str:
-        return self._container.name
+        return self._place.name
 
     def observe(self) -> ProxyState:
         """What the running proxy serves. Raises Failed if it runs and has the service's file, but does not say."""
-        container = self._container.inspect()
         how = "live" if self._live else "reload"
-        if container is None:
-            return ProxyState(switch=how)
-        if container.status != "running":
-            return ProxyState(exists=True, switch=how)
+        if not self._place.running():
+            return ProxyState(exists=self._place.exists(), switch=how)
         config = self._agent.read(self._file) if self._agent.exists(self._file) else ""
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
         while config and colour is None:
             if time.monotonic() > deadline:
                 raise Failed(
-                    f"{self.name} runs, but does not say what it serves: {self._container.log()}",
-                    hint=f"docker logs {self.name}",
+                    f"{self.name} runs, but does not say what it serves: {self._place.log()}",
+                    hint="look at its log",
                 )
             time.sleep(0.1)
             colour = self._serving()[1]
@@ -100,24 +96,23 @@ class Driver(ABC):
             self._install(self.render(upstreams, colour))
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
-        return self._agent.get(Endpoint("127.0.0.1", PORT), path, host=host, timeout=timeout)
+        return self._agent.get(self._place.front, path, host=host, timeout=timeout)
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
 
     def remove(self) -> list[str]:
-        own = f"{self._service}{self.suffix}"
-        names = [name for name in self._container.files("services") if name.endswith(self.suffix)]
-        if set(names) <= {own}:
-            return self._container.remove()
-        if own not in names:
+        services = self._place.service_files(self.suffix)
+        if set(services) <= {self._service} and (gone := self._place.remove()):
+            return gone
+        if self._service not in services:
             return []
         self.boot([])
         self._agent.remove(self._file)
         self._forget()
         self._agent.run("rm", "-rf", self._state)
         self._reload(expect=None)
-        self._container.detach(f"bluegreen-net-{self._service}")
+        self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]
 
     def close(self) -> None:
@@ -135,12 +130,16 @@ class Driver(ABC):
         """The exit code and the words of the proxy's own test of its config."""
 
     @abstractmethod
-    def _signal_reload(self) -> tuple[int, str]:
-        """Has the proxy load its config, now or soon."""
+    def _own_reload(self) -> Sequence[str]:
+        """The command that has the proxy load its config, now or soon."""
 
-    @abstractmethod
     def _workers(self) -> Mapping[int, bool]:
         """The process ids of all workers, and whether one is known to be leaving."""
+        return {
+            pid: "shutting down" in line
+            for pid, line in self._agent.children(self._place.master()).items()
+            if self.kind in line
+        }
 
     def _took_effect(self, before: set[int]) -> bool:
         """Whether no worker from before takes new connections any more."""
@@ -176,14 +175,14 @@ class Driver(ABC):
     def _reload(self, expect: str | None) -> None:
         """Every worker from before is leaving or gone, and the new ones serve the file stamped `expect`."""
         before = set(self._workers())
-        code, words = self._signal_reload()
+        code, words = self._agent.run(*(self._place.reload or self._own_reload()))
         if code:
             raise Failed(f"{self.kind} does not reload: {words}")
         deadline = time.monotonic() + EFFECT
         while not (self._took_effect(before) and (expect is None or self._serving()[0] == expect)):
             if time.monotonic() > deadline:
                 raise Failed(
-                    f"{self.kind} still runs its old config {EFFECT} s after the reload: {self._container.log()}"
+                    f"{self.kind} still runs its old config {EFFECT} s after the reload: {self._place.log()}"
                 )
             time.sleep(0.02)
         self._leaving = before
@@ -214,7 +213,7 @@ class Driver(ABC):
             try:
                 words = self._agent.run(self.kind, "-v")[1]
             except SessionEnded:
-                words = self._container.output(self.kind, "-v")
+                words = self._place.output(self.kind, "-v")
             found = re.search(r"[/ ]([0-9]+(?:\.[0-9]+)+)", words)
             self._version = found[1] if found else ""
         return self._version

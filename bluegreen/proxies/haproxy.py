@@ -8,14 +8,10 @@ from collections.abc import Mapping, Sequence
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
 from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import render
-
-MAIN = f"{ROOT}/haproxy.cfg"
-SERVICES = f"{ROOT}/services"
-ADMIN = "/tmp/bluegreen-admin.sock"
-HOSTS, DOMAINS, LIVE = (f"{ROOT}/{name}.map" for name in ("hosts", "domains", "live"))
+from bluegreen.settings import Settings
 
 
 class HAProxy(Driver):
@@ -24,10 +20,16 @@ class HAProxy(Driver):
     kind = "haproxy"
     suffix = ".cfg"
 
+    def __init__(self, settings: Settings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._hosts, self._domains, self._routes = (f"{place.root}/{name}.map" for name in ("hosts", "domains", "live"))
+        # On a host our own file among the person's; there, and where it is the only one, the services' stand in it too.
+        self._main_file = place.main or f"{place.services}/bluegreen.cfg"
+
     def boot(self, networks: Sequence[str]) -> bool:
         files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
-        files |= {path.removeprefix(f"{ROOT}/"): "" for path in (HOSTS, DOMAINS, LIVE)}
-        return self._container.boot(["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES], files, networks)
+        files |= {path.rpartition("/")[2]: "" for path in (self._hosts, self._domains, self._routes)}
+        return self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         return render(
@@ -38,7 +40,7 @@ class HAProxy(Driver):
             green=upstreams[Colour.GREEN],
             colour=colour,
             switch="live" if self._live else "reload",
-            live=LIVE,
+            live=self._routes,
             max_body=self._settings.proxy.max_body.bytes,
         )
 
@@ -78,50 +80,52 @@ class HAProxy(Driver):
         settings = self._settings
         return render(
             "haproxy.cfg.j2",
-            admin=ADMIN,
+            admin=self._place.admin,
+            owns_process=self._place.owns_process,
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
             read_timeout_ms=round(settings.proxy.read_timeout * 1000),
-            port=PORT,
-            hosts=HOSTS,
-            domains=DOMAINS,
-            live=LIVE,
+            bind=self._place.bind if ":" in self._place.bind else f":{self._place.bind}",
+            hosts=self._hosts,
+            domains=self._domains,
+            live=self._routes,
             status_port=STATUS_PORT,
         )
 
     def _files(self, text: str) -> Mapping[str, str]:
-        return {MAIN: self._main(), self._file: text}
+        return {self._main_file: self._main(), self._file: text}
 
     def _write_routes(self, backend: str) -> None:
         """After a restart, too, the service's hosts lead to it, and it to this backend."""
         hosts = self._settings.proxy.hosts or ("*",)
         exact = "".join(f"{host} {self._service}\n" for host in hosts if not host.startswith("*."))
         domains = "".join(f"{host[1:]} {self._service}\n" for host in hosts if host.startswith("*."))
-        self._agent.replace_lines(HOSTS, 1, self._service, exact)
-        self._agent.replace_lines(DOMAINS, 1, self._service, domains)
-        self._agent.replace_lines(LIVE, 0, self._service, f"{self._service} {backend}\n")
+        self._agent.replace_lines(self._hosts, 1, self._service, exact)
+        self._agent.replace_lines(self._domains, 1, self._service, domains)
+        self._agent.replace_lines(self._routes, 0, self._service, f"{self._service} {backend}\n")
 
     def _forget(self) -> None:
-        self._agent.replace_lines(HOSTS, 1, self._service, "")
-        self._agent.replace_lines(DOMAINS, 1, self._service, "")
-        self._agent.replace_lines(LIVE, 0, self._service, "")
+        self._agent.replace_lines(self._hosts, 1, self._service, "")
+        self._agent.replace_lines(self._domains, 1, self._service, "")
+        self._agent.replace_lines(self._routes, 0, self._service, "")
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""
-        self._ask(f"set map {LIVE} {self._service} {backend}")
+        self._ask(f"set map {self._routes} {self._service} {backend}")
 
     def _ask(self, command: str) -> str:
-        return self._agent.ask_socket(ADMIN, command)
+        return self._agent.ask_socket(self._place.admin, command)
 
     def _test(self) -> tuple[int, str]:
-        return self._agent.run("haproxy", "-c", "-q", "-f", MAIN, "-f", SERVICES)
+        return self._agent.run("haproxy", "-c", "-q", *self._config())
 
-    def _signal_reload(self) -> tuple[int, str]:
-        return self._agent.run("sh", "-c", "kill -USR2 1")
+    def _own_reload(self) -> Sequence[str]:
+        return ["sh", "-c", f"kill -USR2 {self._place.master()}"]
 
-    def _workers(self) -> Mapping[int, bool]:
-        """The master is the container's first process. Which worker is leaving, its command line does not tell."""
-        processes = self._agent.processes().items()
-        return {pid: False for pid, line in processes if pid != 1 and line.startswith("haproxy ")}
+    def _config(self) -> list[str]:
+        """The files that HAProxy is started with."""
+        if self._place.main:
+            return ["-f", self._place.main, "-f", self._place.services]
+        return ["-f", self._settings.proxy.host.main, "-f", self._place.services]
 
     def _took_effect(self, before: set[int]) -> bool:
         """The listening sockets pass from worker to worker, so that several answers in a row must be the new one's."""

@@ -8,11 +8,8 @@ from importlib import resources
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
 from bluegreen.proxies.driver import STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
-
-MAIN = f"{ROOT}/nginx.conf"
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
@@ -25,9 +22,8 @@ class Nginx(Driver):
     suffix = ".conf"
 
     def boot(self, networks: Sequence[str]) -> bool:
-        main = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
-        files = {"nginx.conf": main, "services/": "", "state/": ""}
-        return self._container.boot(["nginx", "-c", MAIN, "-g", "daemon off;"], files, networks)
+        files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
+        return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         proxy = self._settings.proxy
@@ -39,7 +35,7 @@ class Nginx(Driver):
             colour=colour,
             switch="live" if self._live else "reload",
             state=self._state,
-            port=PORT,
+            listen=self._place.bind,
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
             max_body=proxy.max_body,
@@ -76,12 +72,21 @@ class Nginx(Driver):
         leaving = {pid for pid, is_leaving in self._workers().items() if is_leaving}
         return len(leaving if self._leaving is None else leaving & self._leaving)
 
+    def _main(self) -> str:
+        text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
+        place = self._place
+        text = text.replace("/bluegreen/services", place.services).replace("/tmp/nginx.pid", place.pid_file)
+        return text.replace("listen 8080;", f"listen {place.bind};")
+
+    def _files(self, text: str) -> Mapping[str, str]:
+        main = {self._place.main: self._main()} if self._place.main else {}
+        return {**main, self._file: text}
+
     def _test(self) -> tuple[int, str]:
-        return self._agent.run("nginx", "-t", "-q", "-c", MAIN)
+        return self._agent.run("nginx", "-t", "-q", *self._config())
 
-    def _signal_reload(self) -> tuple[int, str]:
-        return self._agent.run("nginx", "-s", "reload", "-c", MAIN)
+    def _own_reload(self) -> Sequence[str]:
+        return ["nginx", "-s", "reload", *self._config()]
 
-    def _workers(self) -> Mapping[int, bool]:
-        processes = self._agent.processes().items()
-        return {pid: "shutting down" in line for pid, line in processes if line.startswith("nginx: worker")}
+    def _config(self) -> list[str]:
+        return ["-c", self._place.main or self._settings.proxy.host.main]

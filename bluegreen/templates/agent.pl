@@ -98,15 +98,17 @@ my %verbs = (
         close $out;
         return ($? >> 8) . "\n$text";
     },
-    # The command line of every process of this container, one a line after its pid.
+    # Every process that can be seen from here: its pid, its parent's, and its command line.
     ps => sub {
         my $lines = '';
-        for my $path (glob '/proc/[0-9]*/cmdline') {
-            open my $file, '<', $path or next;
+        for my $path (glob '/proc/[0-9]*') {
+            open my $stat, '<', "$path/stat" or next;
+            my ($pid, $parent) = (<$stat> // '') =~ /^(\d+) \(.*\) \S (\d+)/s or next;
+            open my $file, '<', "$path/cmdline" or next;
             local $/;
             my $line = <$file> // '';
             $line =~ tr/\0\n/  /;
-            $lines .= "$1 $line\n" if $path =~ m{/(\d+)/};
+            $lines .= "$pid $parent $line\n";
         }
         return $lines;
     },
