@@ -105,12 +105,13 @@ class Driver(ABC):
         services = self._place.service_files(self.suffix)
         if set(services) <= {self._service} and (gone := self._place.remove()):
             return gone
-        if self._service not in services:
+        if not self._place.running():
             return []
-        self.boot([])
-        self._agent.remove(self._file)
         self._forget()
         self._agent.run("rm", "-rf", self._state)
+        if self._service not in services:
+            return []
+        self._agent.remove(self._file)
         self._reload(expect=None)
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]

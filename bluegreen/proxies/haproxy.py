@@ -23,8 +23,8 @@ class HAProxy(Driver):
     def __init__(self, settings: Settings, place: Place) -> None:
         super().__init__(settings, place)
         self._hosts, self._domains, self._routes = (f"{place.root}/{name}.map" for name in ("hosts", "domains", "live"))
-        # On a host our own file among the person's; there, and where it is the only one, the services' stand in it too.
-        self._main_file = place.main or f"{place.services}/bluegreen.cfg"
+        # On a host one file more among the person's; its name sorts before those of the services, as HAProxy reads them.
+        self._main_file = place.main or f"{place.services}/{place.prefix}.cfg"
 
     def boot(self, networks: Sequence[str]) -> bool:
         files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
@@ -116,7 +116,7 @@ class HAProxy(Driver):
         return self._agent.ask_socket(self._place.admin, command)
 
     def _test(self) -> tuple[int, str]:
-        return self._agent.run("haproxy", "-c", "-q", *self._config())
+        return self._agent.run("haproxy", "-c", *self._config())
 
     def _own_reload(self) -> Sequence[str]:
         return ["sh", "-c", f"kill -USR2 {self._place.master()}"]

@@ -86,7 +86,7 @@ class ProxyHost:
     def service_files(self, suffix: str) -> list[str]:
         names = self.agent.run("ls", self.services)[1].split()
         mine = [name for name in names if name.startswith(self.prefix) and name.endswith(suffix)]
-        return [name.removeprefix(self.prefix).removesuffix(suffix) for name in mine]
+        return [service for name in mine if (service := name.removeprefix(self.prefix).removesuffix(suffix))]
 
     def detach(self, network: str) -> None:
         """A host reaches every network of its engine."""
