@@ -107,7 +107,7 @@ class Driver(ABC):
             return gone
         if not self._place.running():
             return []
-        self._forget()
+        self._forget(last=set(services) <= {self._service})
         self._agent.run("rm", "-rf", self._state)
         if self._service not in services:
             return []
@@ -123,8 +123,8 @@ class Driver(ABC):
         """All files that go with the service's own, `text`."""
         return {self._file: text}
 
-    def _forget(self) -> None:  # noqa: B027  (most proxies have no such file)
-        """The service stands in no file that it shares with others."""
+    def _forget(self, *, last: bool) -> None:  # noqa: B027  (most proxies have no such file)
+        """The service stands in no file that it shares with others; nor does any such file if it was the last."""
 
     @abstractmethod
     def _test(self) -> tuple[int, str]:

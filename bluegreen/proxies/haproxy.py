@@ -23,7 +23,7 @@ class HAProxy(Driver):
     def __init__(self, settings: Settings, place: Place) -> None:
         super().__init__(settings, place)
         self._hosts, self._domains, self._routes = (f"{place.root}/{name}.map" for name in ("hosts", "domains", "live"))
-        # On a host one file more among the person's; its name sorts before those of the services, as HAProxy reads them.
+        # On a host one file more among the person's; its name sorts before those of the services.
         self._main_file = place.main or f"{place.services}/{place.prefix}.cfg"
 
     def boot(self, networks: Sequence[str]) -> bool:
@@ -103,10 +103,12 @@ class HAProxy(Driver):
         self._agent.replace_lines(self._domains, 1, self._service, domains)
         self._agent.replace_lines(self._routes, 0, self._service, f"{self._service} {backend}\n")
 
-    def _forget(self) -> None:
+    def _forget(self, *, last: bool) -> None:
         self._agent.replace_lines(self._hosts, 1, self._service, "")
         self._agent.replace_lines(self._domains, 1, self._service, "")
         self._agent.replace_lines(self._routes, 0, self._service, "")
+        if last and not self._place.main:
+            self._agent.remove(self._main_file)
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""
