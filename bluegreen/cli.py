@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ class Cli(click.Group):
         from bluegreen.console import Console
 
         console = Console(as_json="--json" in sys.argv[1:])
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
@@ -35,11 +38,17 @@ class Cli(click.Group):
             console.error(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            console.error(Interrupted("interrupted before anything was changed"))
+            console.error(Interrupted("interrupted", hint="bluegreen status"))
             sys.exit(Interrupted.exit_code)
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has gone, and wants no words about it
             sys.exit(1)
+        except Exception as error:
+            if os.environ.get("BLUEGREEN_DEBUG"):
+                raise
+            words = f"unexpected: {type(error).__name__}: {error}"
+            console.error(BluegreenError(words, hint="BLUEGREEN_DEBUG=1 before the command shows where"))
+            sys.exit(BluegreenError.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -34,10 +34,10 @@ class Console:
                 }
             )
         elif event.state == "progress" or (event.state == "started" and event.detail):
-            self.line(f"    {event.step:8} {event.detail}")
+            self.line(f"    {event.step:8} {plain(event.detail)}")
         elif event.state in MARKS:
             mark = click.style(MARKS[event.state], fg=COLOURS[event.state])
-            first, _, rest = event.detail.partition("\n")
+            first, _, rest = plain(event.detail).partition("\n")
             self.line(f"  {mark} {event.step:8} {first}  ({event.seconds:.2f} s)")
             if rest:
                 self.line(indent(rest, "             "))

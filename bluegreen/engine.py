@@ -38,6 +38,12 @@ class Interrupts:
     def disarm(self) -> None:
         self.armed = False
 
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, and raises Interrupted as soon as one of them comes."""
+        self.arm()
+        time.sleep(seconds)
+        self.disarm()
+
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
@@ -67,7 +73,10 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
         for step in before:
             lock.check()
             begun.append(step)
+            if not step.waits:
+                state.disarm()
             _perform(step, run)
+            state.arm()
         lock.check()
         state.disarm()
         _commit(run)
@@ -79,9 +88,10 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
         try:
             lock.check()
             _perform(step, run)
-        except BluegreenError as error:
-            run.leftover.append(f"{step.name}: {error.message}")
-            run.emit(Event(step.name, "leftover", run.runtime.name, detail=error.message))
+        except Exception as error:  # the release is live: whatever goes wrong now is for the next run to clean up
+            words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+            run.leftover.append(f"{step.name}: {words}")
+            run.emit(Event(step.name, "leftover", run.runtime.name, detail=words))
             return
 
 

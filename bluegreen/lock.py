@@ -79,7 +79,14 @@ class Lock:
         self._held = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def take(self, doing: str, *, wait: float = 0, waiting: Callable[[Holder], None] | None = None) -> None:
+    def take(
+        self,
+        doing: str,
+        *,
+        wait: float = 0,
+        waiting: Callable[[Holder], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         """The lock is this run's. Raises Locked when another holds it after `wait` seconds.
 
         The lock's process starts in the background; `check` waits for it.
@@ -96,7 +103,7 @@ class Lock:
             if waiting and holder != told:
                 waiting(holder)
                 told = holder
-            time.sleep(0.25)
+            sleep(0.25)
         self._thread = threading.Thread(target=self._hold, name="lock", daemon=True)
         self._thread.start()
 

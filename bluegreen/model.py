@@ -85,6 +85,8 @@ class Slot:
     number: int = 0
     """The number of the switch that it was started for."""
     before: tuple[Release, ...] = ()
+    kept: bool = False
+    """Whether a run has committed it, so that its replicas come back after a restart of the engine."""
 
     @property
     def running(self) -> int:
@@ -122,7 +124,7 @@ class SwitchRecord:
                 committed=bool(data["committed"]),
                 at=str(data["at"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a switch record: {text!r}") from error
 
 
@@ -169,7 +171,7 @@ class Observed:
         record, idle = self.proxy.record, self.idle
         if record and not record.committed:
             return record.run
-        if idle and idle.number > (record.number if record else 0):
+        if idle and not idle.kept and idle.number > (record.number if record else 0):
             return idle.run
         return ""
 

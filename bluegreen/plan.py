@@ -98,10 +98,13 @@ def same(one: Release, other: Release) -> bool:
 
 def _draft(action: str, settings: Settings, observed: Observed, release: Release, image: str) -> Plan:
     live, record = observed.live, observed.proxy.record
+    # Without a proxy at this address nothing is known to be live, yet what was committed may serve at another one.
+    committed = {colour: slot.number for colour, slot in observed.slots.items() if slot.kept}
+    free = min(Colour, key=lambda colour: committed.get(colour, -1))
     return Plan(
         action=action,
         release=release,
-        colour=live.colour.other if live else Colour.BLUE,
+        colour=live.colour.other if live else free,
         image=image,
         from_colour=live.colour if live else None,
         from_release=live.release if live else None,

@@ -9,12 +9,13 @@ import difflib
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound
+from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen.engine import execute, interrupts
@@ -81,8 +82,8 @@ class Service:
         service = cls(settings, client, DockerRuntime(client, settings), driver(settings, place))
         try:
             yield service
-        except DockerException as error:
-            raise Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}") from error
+        except (DockerException, RequestException) as error:
+            raise _engine_failed(error) from error
         finally:
             service.proxy.close()
             client.close()
@@ -168,9 +169,10 @@ class Service:
 
         def tell(event: Event) -> None:
             self.events.append(event)
-            emit(event)
+            with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
+                emit(event)
 
-        with self._locked(doing, options, tell) as lock, interrupts() as state:
+        with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
             observed = look()
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
@@ -200,7 +202,7 @@ class Service:
             )
             try:
                 execute(run, lock, state)
-            except (BluegreenError, DockerException) as error:
+            except Exception as error:
                 raise self._failure(error, run) from error
             finally:
                 if witness:
@@ -210,7 +212,7 @@ class Service:
     def _failure(self, error: Exception, run: Run) -> BluegreenError:
         """The error with what is true now and the receipt of the run that it ended."""
         if not isinstance(error, BluegreenError):
-            error = Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+            error = _engine_failed(error)
         if run.witness:
             run.witness.stop()
         undone = not isinstance(error, NeedsPerson)
@@ -299,7 +301,9 @@ class Service:
         return Lock(self.client, self.settings.service, self.settings.proxy.image)
 
     @contextmanager
-    def _locked(self, doing: str, options: Options, emit: Emit) -> Iterator[Lock]:
+    def _locked(
+        self, doing: str, options: Options, emit: Emit, sleep: Callable[[float], None] = time.sleep
+    ) -> Iterator[Lock]:
         """This run holds the service's lock, and the proxy runs if there is one."""
         self._have_proxy_image()
         lock = self._lock()
@@ -307,7 +311,7 @@ class Service:
         def waiting(holder: Holder) -> None:
             emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
 
-        lock.take(doing, wait=options.wait, waiting=waiting)
+        lock.take(doing, wait=options.wait, waiting=waiting, sleep=sleep)
         try:
             state = self.proxy.observe()
             if state.exists and not state.running:
@@ -329,6 +333,15 @@ class Service:
                 f"proxy.image: {reference} is not on the engine and can't be pulled: {error.explanation or error}",
                 hint=f"docker pull {reference}, or set proxy.image",
             ) from error
+
+
+def _engine_failed(error: Exception) -> Failed:
+    """The error of a library in words."""
+    if isinstance(error, DockerException):  # first, as an answer of the engine is both
+        return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+    if isinstance(error, RequestException):
+        return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
+    return Failed(f"unexpected: {type(error).__name__}: {error}")
 
 
 def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class Step:
     """One step of a run. `do` is idempotent; `undo` tolerates a `do` that never ran or got half way."""
 
     name = ""
+    waits = False
+    """Whether it makes nothing that a Ctrl-C in the middle could leave behind, so that it may end there."""
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
@@ -106,6 +108,7 @@ class Step:
 
 class Build(Step):
     name = "build"
+    waits = True
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
@@ -134,6 +137,7 @@ class Start(Step):
         return words
 
     def do(self, run: Run) -> str:
+        run.made_network = not run.observed.slots  # should it end half way
         run.made_network = run.runtime.prepare()
         run.made_proxy = not run.observed.proxy.exists
         run.proxy.boot([run.runtime.network])
@@ -141,6 +145,8 @@ class Start(Step):
         return ", ".join(replica.name for replica in replicas)
 
     def undo(self, run: Run) -> str:
+        if run.record and run.old and run.proxy.observe().colour is run.plan.colour:
+            raise NeedsPerson(f"{run.release} still carries the traffic, so it runs on", hint="bluegreen status")
         gone = run.runtime.remove(run.plan.colour, run=run.id)
         if run.made_proxy:
             gone += run.proxy.remove()
@@ -151,6 +157,7 @@ class Start(Step):
 
 class Probe(Step):
     name = "probe"
+    waits = True
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
@@ -212,7 +219,7 @@ class Switch(Step):
         if old is None:
             run.proxy.remove()
             return f"{run.settings.service} is out of the proxy"
-        put_back(run.settings, run.runtime, run.proxy, replace(record, number=record.number + 1), old)
+        back = put_back(run.settings, run.runtime, run.proxy, replace(record, number=record.number + 1), old)
         if run.witness:
             run.witness.switched(old.release.name)
         drain(
@@ -221,11 +228,13 @@ class Switch(Step):
             timeout=run.settings.retire.drain_timeout,
             progress=run.progress(self.name),
         )
+        run.proxy.commit(back)
         return f"{old.colour} ({old.release}) is in use again"
 
 
 class Verify(Step):
     name = "verify"
+    waits = True
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
@@ -248,6 +257,7 @@ class Verify(Step):
 
 class Bake(Step):
     name = "bake"
+    waits = True
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
@@ -333,8 +343,9 @@ def judge(run: Run) -> None:
         raise Failed(f"the witness saw harm done by {run.release}: {reason}")
 
 
-def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> None:
-    """All new requests go to the old colour again, and that is committed.
+def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> SwitchRecord:
+    """All new requests go to the old colour again, and the record that says so is given, to be committed once the
+    other one is drained: requests on their way to it may need the old one to take them over.
 
     Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
     """
@@ -352,6 +363,7 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
         upstreams[old.colour.other] = tuple(replica.endpoint for replica in other)
     back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True)
     proxy.switch(back, upstreams)
+    return back
 
 
 def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed) -> str:
@@ -368,8 +380,9 @@ def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observ
     if old is None:
         gone = proxy.remove() + runtime.remove(record.to_colour, run=record.run)
         return f"nothing was live before: removed {', '.join(gone)}"
-    put_back(settings, runtime, proxy, replace(record, number=record.number + 1), old)
+    back = put_back(settings, runtime, proxy, replace(record, number=record.number + 1), old)
     new = runtime.replicas(record.to_colour)
     drain(proxy, [each.endpoint for each in new if each.running], timeout=settings.retire.drain_timeout)
+    proxy.commit(back)
     gone = runtime.remove(record.to_colour, run=record.run)
     return f"{old.release} ({old.colour}) takes all traffic{'; removed ' + ', '.join(gone) if gone else ''}"

@@ -71,7 +71,7 @@ class HAProxy(Driver):
         workers = set(self._workers())
         leaving = workers - {max(workers, default=0)} if self._leaving is None else workers & self._leaving
         if not self._live:
-            return len(leaving)
+            return max(len(leaving), self._agent.connections(endpoints)) if leaving else 0
         wanted = {str(endpoint) for endpoint in endpoints}
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)

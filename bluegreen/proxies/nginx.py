@@ -70,7 +70,9 @@ class Nginx(Driver):
         if self._live:
             return self._agent.connections(endpoints)
         leaving = {pid for pid, is_leaving in self._workers().items() if is_leaving}
-        return len(leaving if self._leaving is None else leaving & self._leaving)
+        count = len(leaving if self._leaving is None else leaving & self._leaving)
+        # Drained is when they are gone. Until then, what is told is the requests that they hold, not the workers.
+        return max(count, self._agent.connections(endpoints)) if count else 0
 
     def _main(self) -> str:
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import os
 import subprocess
 import tempfile
@@ -19,9 +21,12 @@ from bluegreen.errors import BluegreenError
 TIMEOUT = 60
 """Seconds that a call may take before the engine counts as gone; builds and stops ask for more."""
 
+LOCAL = "unix:///var/run/docker.sock"
+"""Where an engine is when nothing says otherwise."""
+
 
 def connect() -> docker.DockerClient:
-    """A client whose engine has answered: that of DOCKER_HOST, else of the current context, else the local socket.
+    """A client whose engine has answered: that of DOCKER_HOST, else of the context, else the local socket.
 
     Raises BluegreenError with what to do when no engine answers or its socket refuses this user.
     """
@@ -29,28 +34,55 @@ def connect() -> docker.DockerClient:
     try:
         if address.startswith("ssh://"):
             client = docker.DockerClient(base_url=_forward(address), timeout=TIMEOUT)
-        elif "DOCKER_HOST" in os.environ:
-            client = docker.from_env(timeout=TIMEOUT)
         else:
             client = docker.DockerClient(base_url=address, tls=tls, timeout=TIMEOUT)
         client.ping()
-    except (DockerException, OSError) as error:
+    except (DockerException, OSError, ValueError) as error:
         raise unreachable(address, error) from error
     return client
 
 
 def _address() -> tuple[str, Any]:
-    address = os.environ.get("DOCKER_HOST", "")
-    if address:
-        return address, None
+    """The engine that `docker` itself would choose, and what TLS needs for it.
+
+    Not by the SDK, which knows nothing of DOCKER_CONTEXT and finds no context where there is no config.json.
+    """
+    host = os.environ.get("DOCKER_HOST", "")
+    if host:
+        try:
+            return host, docker.utils.kwargs_from_env().get("tls")
+        except DockerException as error:  # certificates that are not there
+            raise unreachable(host, error) from error
+    directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
+    name = os.environ.get("DOCKER_CONTEXT", "")
     try:
-        context = docker.ContextAPI.get_current_context()
-    except Exception as error:  # a broken ~/.docker/config.json raises whatever its content provokes
-        raise BluegreenError(f"the current Docker context can't be read: {error}") from error
-    if context is None:
-        name = os.environ.get("DOCKER_CONTEXT") or "of ~/.docker/config.json"
-        raise BluegreenError(f"the Docker context {name} does not exist", hint="docker context ls")
-    return context.Host or "unix:///var/run/docker.sock", context.TLSConfig
+        config = directory / "config.json"
+        if not name and config.exists():
+            name = json.loads(config.read_text()).get("currentContext", "")
+        if name in ("", "default"):
+            return LOCAL, None
+        place = hashlib.sha256(name.encode()).hexdigest()
+        meta = directory / "contexts" / "meta" / place / "meta.json"
+        if not meta.exists():
+            raise BluegreenError(f"the Docker context {name} does not exist", hint="docker context ls")
+        endpoint = json.loads(meta.read_text())["Endpoints"]["docker"]
+        address = endpoint.get("Host") or LOCAL
+        tls = _tls(directory / "contexts" / "tls" / place / "docker", skip=bool(endpoint.get("SkipTLSVerify")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DockerException) as error:
+        raise BluegreenError(f"the Docker context {name or 'of ' + str(config)} can't be read: {error}") from error
+    return address, tls if address.startswith("tcp://") else None
+
+
+def _tls(directory: Path, *, skip: bool) -> Any:
+    """TLS with the certificates of a context; None where it has none and asks for no TLS."""
+    authority, cert, key = (directory / f"{name}.pem" for name in ("ca", "cert", "key"))
+    if not skip and not authority.exists() and not cert.exists():
+        return None
+    return docker.tls.TLSConfig(
+        client_cert=(str(cert), str(key)) if cert.exists() else None,
+        ca_cert=str(authority) if authority.exists() else None,
+        verify=not skip,
+    )
 
 
 def unreachable(address: str, error: Exception) -> BluegreenError:
@@ -74,6 +106,8 @@ def _forward(address: str) -> str:
     with this process however that ends. Host keys are checked as ssh is told to check them.
     """
     parts = urlsplit(address)
+    if not parts.hostname:
+        raise BluegreenError(f"no Docker engine can be at {address}: it names no host", hint="docker context ls")
     directory = tempfile.TemporaryDirectory(prefix="bluegreen-")
     atexit.register(directory.cleanup)
     local = Path(directory.name) / "docker.sock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -172,8 +173,9 @@ class DockerRuntime:
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         def one(container: Any) -> None:
             try:
-                # First, or a restart policy could bring it back between stop and removal.
-                container.update(restart_policy={"Name": "no"})
+                # First, or a restart policy could bring it back between stop and removal. One that is ending refuses.
+                with contextlib.suppress(APIError):
+                    container.update(restart_policy={"Name": "no"})
                 container.stop(timeout=round(self._settings.app.stop_timeout))
                 container.remove(force=True, v=True)
             except NotFound:
@@ -257,6 +259,7 @@ class DockerRuntime:
             number=int(labels.get("bluegreen.number", 0)),
             wanted=int(labels.get("bluegreen.wanted", 1)),
             replicas=tuple(self._replica(container) for container in containers),
+            kept=all(each.attrs["HostConfig"]["RestartPolicy"]["Name"] == "always" for each in containers),
             before=tuple(Release(name, digest) for name, digest in json.loads(labels.get("bluegreen.before", "[]"))),
         )
 

@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
-import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
-from harness import IMAGES, PORTS, PREFIX, RELEASES, REPOSITORY, Make, TestService
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    with contextlib.closing(docker.from_env()) as client:
-        yield client
+from harness import IMAGES, PREFIX, REPOSITORY, Make, TestService
 
 
 @pytest.fixture(scope="session", autouse=True)
-def releases(engine: docker.DockerClient) -> None:
-    """Every release that a test may deploy is built, by whichever worker comes first."""
-    with (Path(tempfile.gettempdir()) / "bluegreen-test-images.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for release, broken in RELEASES.items():
-            engine.images.build(
-                path=os.fspath(REPOSITORY / "app"),
-                tag=f"{IMAGES}:{release}",
-                buildargs={"RELEASE": release, "BROKEN": broken},
-                rm=True,
-            )
-
-
-@pytest.fixture
-def free_port(worker_id: str) -> Callable[[], int]:
-    """Ports of the loopback address that nobody uses and no other worker will choose."""
-    worker = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
-    mine = PORTS[worker * 900 : (worker + 1) * 900]
-    start = os.getpid() % len(mine)
-    return lambda: next(port for port in itertools.chain(mine[start:], mine) if _is_free(port, _taken))
-
-
-_taken: set[int] = set()
-
-
-def _is_free(port: int, taken: set[int]) -> bool:
-    if port in taken:
-        return False
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    taken.add(port)
-    return True
+def _releases(releases: None) -> None:
+    """Every release that a test may deploy is built."""
 
 
 @pytest.fixture
@@ -70,6 +28,7 @@ def make_service(
 
     def make(
         *,
+        image: str = "",
         nginx: str = "nginx:stable",
         switch: str = "auto",
         port: int | None = None,
@@ -80,6 +39,7 @@ def make_service(
         proxy: str = "",
         extra: str = "",
     ) -> TestService:
+        image = image or nginx
         name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
         directory = tmp_path / name
         directory.mkdir()
@@ -102,8 +62,8 @@ body = "version {{number}}"
 {probe or 'timeout = "30s"'}
 
 [proxy]
-kind = "nginx"
-image = "{nginx}"
+kind = "{image.partition(":")[0]}"
+image = "{image}"
 listen = "127.0.0.1:{service.port}"
 switch = "{switch}"
 hosts = {json.dumps(hosts or [])}
@@ -141,28 +101,3 @@ def remove_all(engine: docker.DockerClient, service: TestService) -> None:
             engine.networks.get(name).remove()
     with contextlib.suppress(docker.errors.APIError):
         engine.volumes.get(f"bluegreen-proxy-127.0.0.1-{service.port}").remove(force=True)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """What a run that was killed has left behind is gone; only names that tests give are touched."""
-    if hasattr(session.config, "workerinput"):
-        return
-    with contextlib.closing(docker.from_env()) as client:
-        for container in client.containers.list(all=True, ignore_removed=True):
-            service = container.labels.get("bluegreen.service") or container.labels.get("bluegreen.lock") or ""
-            port = container.name.rpartition("-")[2]
-            proxy = "bluegreen.proxy" in container.labels and port.isdigit() and int(port) in PORTS
-            if service.startswith(PREFIX) or proxy or "bluegreen.test" in container.labels:
-                with contextlib.suppress(docker.errors.APIError):
-                    container.remove(force=True, v=True)
-        for network in client.networks.list():
-            port = network.name.rpartition("-")[2]
-            mine = network.name.startswith((f"bluegreen-net-{PREFIX}", f"{PREFIX}-"))
-            if mine or (network.name.startswith("bluegreen-edge-") and port.isdigit() and int(port) in PORTS):
-                with contextlib.suppress(docker.errors.APIError):
-                    network.remove()
-        for volume in client.volumes.list():
-            port = volume.name.rpartition("-")[2]
-            if volume.name.startswith("bluegreen-proxy-") and port.isdigit() and int(port) in PORTS:
-                with contextlib.suppress(docker.errors.APIError):
-                    volume.remove(force=True)

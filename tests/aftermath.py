@@ -1,0 +1,80 @@
+"""What tests of failures look at: everything that a service has on the engine, and a command while it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import Any
+
+import docker
+from harness import Ran, TestService, eventually
+
+GENTLE = {"keepalive": 8, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 120}
+"""A load of GET requests alone, for hosts on which other things have to happen meanwhile."""
+
+
+def things(engine: docker.DockerClient, service: TestService) -> set[str]:
+    """The containers (with their ids), networks and volumes of the service and of its proxy."""
+    names = {
+        *(f"container {each.name} {each.short_id}" for each in engine.containers.list(all=True, ignore_removed=True)),
+        *(f"network {each.name}" for each in engine.networks.list()),
+        *(f"volume {each.name}" for each in engine.volumes.list()),
+    }
+    address = f"-127.0.0.1-{service.port}"
+    return {name for name in names if f"{service.name}-" in f"{name.split()[1]}-" or address in name}
+
+
+def edit(service: TestService, old: str, new: str) -> None:
+    """The settings file has `new` in the place of `old`."""
+    file = service.directory / "bluegreen.toml"
+    text = file.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the settings"
+    file.write_text(text.replace(old, new))
+
+
+class Followed:
+    """A command with --json, and the events that it has told so far."""
+
+    def __init__(self, service: TestService, *arguments: str) -> None:
+        self._file = service.directory / "followed.json"
+        self.process = service.start(*arguments, "--json", "--receipt", str(self._file))
+        self.events: list[dict[str, Any]] = []
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def until(self, step: str, event: str) -> None:
+        """The event has come."""
+
+        def seen() -> bool:
+            over = not self._reader.is_alive()
+            if any((each.get("step"), each.get("event")) == (step, event) for each in self.events):
+                return True
+            assert not over, f"it ended before {step} {event}: {self.end().text}"
+            return False
+
+        eventually(seen, f"{step} {event}", timeout=120)
+
+    def end(self, timeout: float = 120) -> Ran:
+        """It has ended."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        err = self.process.stderr.read()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return Ran(code, "".join(self._lines), err)
+
+    def receipt(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text())
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self._lines.append(line)
+            self.events.append(json.loads(line))

@@ -1,0 +1,482 @@
+"""A host in memory: its engine, its proxy, and the drivers for them, which fail, die and crash as a test asks.
+
+`World` is what is true there. `FakeRuntime` and `FakeProxy` are one process's view of it: every process makes its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bluegreen.errors import Failed
+from bluegreen.model import Colour, Endpoint, Image, ProxyState, Release, Replica, Slot, SwitchRecord
+from bluegreen.proxies import Upstreams
+from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.settings import Settings, parse
+
+READS = frozenset({"slots", "image", "replicas", "log", "observe", "in_flight", "get", "get_from"})
+"""What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
+
+
+class Crash(BaseException):
+    """`kill -9`: nothing that this process would have done happens any more."""
+
+
+@dataclass
+class Container:
+    """A container of the world. It crashes after `lives` more answers, if that is a number."""
+
+    name: str
+    service: str
+    colour: Colour
+    release: Release
+    image: str
+    run: str
+    number: int
+    wanted: int
+    before: tuple[Release, ...]
+    endpoint: Endpoint
+    running: bool = True
+    kept: bool = False
+    exit_code: int | None = None
+    lives: int | None = None
+    lines: list[str] = field(default_factory=list)
+
+    def end(self, code: int) -> None:
+        """Its process has ended; what is kept comes back."""
+        if not self.kept:
+            self.running, self.exit_code = False, code
+
+
+@dataclass
+class Carried:
+    """One service's place in the world's proxy."""
+
+    upstreams: dict[Colour, tuple[Endpoint, ...]]
+    colour: Colour
+    record: SwitchRecord
+    trial: bool = False
+
+    def file(self, service: str) -> str:
+        pools = [f"{colour}: {', '.join(map(str, self.upstreams.get(colour, ())))}" for colour in Colour]
+        return "\n".join([f"service {service}", *pools]) + "\n"
+
+
+@dataclass
+class World:
+    """What is true on a host."""
+
+    images: dict[str, Image] = field(default_factory=dict)
+    containers: dict[str, Container] = field(default_factory=dict)
+    networks: dict[str, int] = field(default_factory=dict)
+    proxy: dict[str, Carried] | None = None
+    proxy_running: bool = True
+    uploads: list[Endpoint] = field(default_factory=list)
+    """Where the requests go that have begun and not ended."""
+    answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
+    """What /version answers instead, by release."""
+    lives: dict[str, int] = field(default_factory=dict)
+    """After how many answers the containers of a release crash; 0 is at once."""
+    broken_builds: set[str] = field(default_factory=set)
+
+    points: list[str] = field(default_factory=list)
+    """Every moment at which something could go wrong, as it was passed: `start`, `start:half`, `start:end`."""
+    at: Callable[[int, str], None] = lambda number, name: None
+    """Called at every point with its number and name; what it raises happens there."""
+
+    def has(self, *releases: str, repository: str = "shop") -> World:
+        """These releases have images."""
+        for release in releases:
+            self.add_image(f"{repository}:{release}", f"sha256:{release}")
+        return self
+
+    def add_image(self, reference: str, digest: str) -> Image:
+        image = Image(reference, digest, 40_000_000)
+        self.images[reference] = self.images[digest] = image
+        return image
+
+    def standing(self, service: str) -> list[Container]:
+        return [each for each in self.containers.values() if each.service == service]
+
+    def ask(self, endpoint: Endpoint) -> Answer:
+        """The answer of whatever stands at an address. Raises AgentError where nothing listens."""
+        found = next((each for each in self.containers.values() if each.endpoint == endpoint and each.running), None)
+        if found is None:
+            raise AgentError("Connection refused")
+        if found.lives is not None:
+            if found.lives <= 0:
+                found.end(1)
+                raise AgentError("Connection refused")
+            found.lives -= 1
+        other = self.answers.get(found.release.name)
+        return other() if other else Answer(200, f"version {found.release.number}")
+
+    def request(self, service: str) -> Answer:
+        """The answer that a client gets through the proxy."""
+        if self.proxy is None or not self.proxy_running:
+            raise AgentError("Connection refused")
+        carried = self.proxy.get(service)
+        if carried is None:
+            return Answer(404, "")
+        pools = [carried.colour, carried.colour.other] if carried.trial else [carried.colour]
+        for endpoint in (each for colour in pools for each in carried.upstreams.get(colour, ())):
+            try:
+                return self.ask(endpoint)
+            except AgentError:
+                continue
+        return Answer(502, "")
+
+    def truth(self, service: str) -> dict[str, Any]:
+        """What a user would call the same or not: releases, containers and what is served, without numbers."""
+        carried = (self.proxy or {}).get(service)
+        return {
+            "containers": sorted((each.name, each.release.name, each.running) for each in self.standing(service)),
+            "network": service in self.networks,
+            "proxy": self.proxy is not None,
+            "colour": carried.colour if carried else None,
+            "trial": carried.trial if carried else False,
+            "committed": carried.record.committed if carried else None,
+            "uploads": list(self.uploads),
+        }
+
+
+@dataclass
+class Process:
+    """One run of the command: once it has crashed, it does nothing more."""
+
+    world: World
+    crashed: bool = False
+
+    def point(self, name: str) -> None:
+        if self.crashed:
+            raise Crash
+        number = len(self.world.points)
+        self.world.points.append(name)
+        try:
+            self.world.at(number, name)
+        except Crash:
+            self.crashed = True
+            raise
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """What a driver's method does, with a point before it, and one after it if it may have changed something."""
+        self.point(name)
+        yield
+        if name not in READS:
+            self.point(f"{name}:end")
+
+
+class FakeRuntime:
+    """Meets `Runtime` in a world."""
+
+    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+        self._world = world
+        self._settings = settings
+        self._service = settings.service
+        self._process = process or Process(world)
+
+    @property
+    def name(self) -> str:
+        return "fake"
+
+    @property
+    def network(self) -> str:
+        return f"bluegreen-net-{self._service}"
+
+    def slots(self) -> Mapping[Colour, Slot]:
+        with self._process.call("slots"):
+            found = {colour: self._standing(colour) for colour in Colour}
+            return {colour: self._slot(colour, standing) for colour, standing in found.items() if standing}
+
+    def image(self, reference: str) -> Image | None:
+        with self._process.call("image"):
+            return self._world.images.get(reference)
+
+    def build(self, release: Release, progress: Callable[[str], None]) -> Image:
+        with self._process.call("build"):
+            progress("Step 1/1 : FROM scratch")
+            if release.name in self._world.broken_builds:
+                raise Failed("the build failed: exit code 1\n  Step 1/1 : FROM scratch")
+            return self._world.add_image(self._settings.reference(release), f"sha256:{release}")
+
+    def prepare(self) -> bool:
+        with self._process.call("prepare"):
+            if self._service in self._world.networks:
+                return False
+            free = next(n for n in itertools.count(1) if n not in self._world.networks.values())
+            self._world.networks[self._service] = free
+            return True
+
+    def endpoints(self, colour: Colour, count: int) -> tuple[Endpoint, ...]:
+        subnet = self._world.networks.get(self._service, 0)
+        first = 2 if colour is Colour.BLUE else 64
+        return tuple(Endpoint(f"172.29.{subnet}.{first + n}", self._settings.app.port) for n in range(count))
+
+    def start(
+        self, colour: Colour, release: Release, image: str, run: str, number: int, before: tuple[Release, ...]
+    ) -> tuple[Replica, ...]:
+        with self._process.call("start"):
+            for container in self._standing(colour):
+                del self._world.containers[container.name]
+                self._process.point("start:removed")
+            if image not in self._world.images:
+                raise Failed(f"{release} can't start: no such image: {image}")
+            wanted = self._settings.app.replicas
+            lives = self._world.lives.get(release.name)
+            for n, endpoint in enumerate(self.endpoints(colour, wanted)):
+                container = Container(
+                    name=f"{self._service}-{colour}-{n + 1}",
+                    service=self._service,
+                    colour=colour,
+                    release=release,
+                    image=self._settings.reference(release),
+                    run=run,
+                    number=number,
+                    wanted=wanted,
+                    before=before,
+                    endpoint=endpoint,
+                    lives=lives,
+                    lines=[f"{release}: starting", f"{release}: listening on {endpoint.port}"],
+                )
+                if lives == 0:
+                    container.lines.append(f"{release}: giving up")
+                    container.end(1)
+                self._world.containers[container.name] = container
+                self._process.point("start:one")
+            return tuple(_replica(each) for each in self._standing(colour))
+
+    def keep(self, colour: Colour) -> None:
+        with self._process.call("keep"):
+            for container in self._standing(colour):
+                container.kept = True
+
+    def replicas(self, colour: Colour) -> tuple[Replica, ...]:
+        with self._process.call("replicas"):
+            return tuple(_replica(each) for each in self._standing(colour))
+
+    def log(self, replica: Replica, lines: int = 15) -> str:
+        with self._process.call("log"):
+            found = self._world.containers.get(replica.name)
+            return "\n".join(found.lines[-lines:]) if found else ""
+
+    def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
+        with self._process.call("remove"):
+            gone = [each for each in self._standing(colour) if run in (None, each.run)]
+            for container in gone:
+                del self._world.containers[container.name]
+                self._process.point("remove:one")
+            return [container.name for container in gone]
+
+    def remove_network(self) -> list[str]:
+        with self._process.call("remove_network"):
+            if self._world.networks.pop(self._service, None) is None:
+                return []
+            return [f"network {self.network}"]
+
+    def _standing(self, colour: Colour) -> list[Container]:
+        found = [each for each in self._world.standing(self._service) if each.colour is colour]
+        return sorted(found, key=lambda container: container.name)
+
+    def _slot(self, colour: Colour, standing: list[Container]) -> Slot:
+        newest = max(standing, key=lambda container: container.number)
+        return Slot(
+            colour=colour,
+            release=newest.release,
+            image=newest.image,
+            run=newest.run,
+            since="2024-05-01T12:00:00Z",
+            wanted=newest.wanted,
+            replicas=tuple(_replica(each) for each in standing),
+            number=newest.number,
+            before=newest.before,
+        )
+
+
+def _replica(container: Container) -> Replica:
+    return Replica(
+        name=container.name,
+        id=f"id-of-{container.name}",
+        running=container.running,
+        endpoint=container.endpoint,
+        status="running" if container.running else "exited",
+        exit_code=container.exit_code,
+    )
+
+
+class FakeProxy:
+    """Meets `Proxy` in a world."""
+
+    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+        self._world = world
+        self._settings = settings
+        self._service = settings.service
+        self._process = process or Process(world)
+
+    @property
+    def name(self) -> str:
+        return "fake-proxy"
+
+    @property
+    def _carried(self) -> Carried | None:
+        return (self._world.proxy or {}).get(self._service)
+
+    def observe(self) -> ProxyState:
+        with self._process.call("observe"):
+            how = "reload" if self._settings.proxy.switch == "reload" else "live"
+            if self._world.proxy is None:
+                return ProxyState(switch=how)
+            if not self._world.proxy_running:
+                return ProxyState(exists=True, switch=how)
+            carried = self._carried
+            return ProxyState(
+                exists=True,
+                running=True,
+                version="1.0",
+                colour=carried.colour if carried else None,
+                record=carried.record if carried else None,
+                config=carried.file(self._service) if carried else "",
+                switch=how,
+            )
+
+    def boot(self, networks: Sequence[str]) -> bool:
+        with self._process.call("boot"):
+            new = self._world.proxy is None
+            if self._world.proxy is None:
+                self._world.proxy = {}
+            self._world.proxy_running = True
+            return new
+
+    def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        record = SwitchRecord(0, "", None, colour, committed=True)
+        return Carried(_tuples(upstreams), colour, record).file(self._service)
+
+    def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        with self._process.call("prepare_proxy"):
+            self._check(upstreams)
+            if self._carried:
+                self._carried.upstreams = _tuples(upstreams)
+
+    def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
+        with self._process.call("switch"):
+            self._check(upstreams)
+            assert self._world.proxy is not None
+            trial = not record.committed and record.from_colour is not None
+            carried = self._carried
+            if carried:
+                if not record.committed:
+                    carried.record = record
+                    self._process.point("switch:recorded")
+                carried.trial = carried.trial or trial
+                carried.upstreams = _tuples(upstreams)
+                carried.colour = record.to_colour
+                self._process.point("switch:flipped")
+                carried.trial = trial
+                carried.record = record
+            else:
+                self._world.proxy[self._service] = Carried(_tuples(upstreams), record.to_colour, record, trial)
+
+    def commit(self, record: SwitchRecord) -> None:
+        with self._process.call("commit"):
+            assert self._carried is not None
+            self._carried.trial = False
+            self._process.point("commit:half")
+            self._carried.record = record
+
+    def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
+        with self._process.call("in_flight"):
+            return sum(each in endpoints for each in self._world.uploads)
+
+    def get(self, path: str, host: str, timeout: float) -> Answer:
+        with self._process.call("get"):
+            return self._world.request(self._service)
+
+    def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+        with self._process.call("get_from"):
+            return self._world.ask(endpoint)
+
+    def remove(self) -> list[str]:
+        with self._process.call("remove_proxy"):
+            if self._world.proxy is None:
+                return []
+            there = self._world.proxy.pop(self._service, None)
+            if not self._world.proxy:
+                self._world.proxy = None
+                return [f"container {self.name}"]
+            return [f"{self._service} from {self.name}"] if there else []
+
+    def close(self) -> None:
+        """Nothing is ever open."""
+
+    def _check(self, upstreams: Upstreams) -> None:
+        for endpoint in itertools.chain(*upstreams.values()):
+            if not 0 < endpoint.port < 65536 or " " in endpoint.address:
+                raise Failed(f"the proxy refuses the new config: {endpoint} is no address")
+
+
+def _tuples(upstreams: Upstreams) -> dict[Colour, tuple[Endpoint, ...]]:
+    return {colour: tuple(endpoints) for colour, endpoints in upstreams.items()}
+
+
+class FakeLock:
+    """A lock that is free, is held by `holder`, or is lost after so many checks."""
+
+    def __init__(self, holder: Any = None, lost_after: int | None = None) -> None:
+        self._holder = holder
+        self._left = lost_after
+        self.held = False
+
+    def take(self, doing: str, **options: Any) -> None:
+        from bluegreen.errors import Locked
+
+        if self._holder:
+            raise Locked(f"shop is locked by {self._holder}", hint="wait for it")
+        self.held = True
+
+    def check(self) -> None:
+        from bluegreen.errors import BluegreenError
+
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise BluegreenError("the lock on shop was lost: cut")
+
+    def holder(self) -> Any:
+        return self._holder
+
+    def release(self) -> None:
+        self.held = False
+
+
+def quick_settings(**tables: Any) -> Settings:
+    """The settings of a service `shop` whose runs wait for nothing that a fake does not need."""
+    data: dict[str, Any] = {
+        "service": "shop",
+        "app": {"port": 9000},
+        "probe": {"body": "version {number}", "interval": "10ms", "successes": 2, "timeout": "1s"},
+        "bake": {"seconds": 0},
+    }
+    for name, table in tables.items():
+        data[name] = {**data.get(name, {}), **table} if isinstance(table, dict) else table
+    return parse(data)
+
+
+def renamed(release: Release, settings: Settings) -> Release:
+    """The release as it runs with these settings."""
+    return replace(release, settings_hash=settings.hash)
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds

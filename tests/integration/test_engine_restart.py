@@ -1,0 +1,120 @@
+"""After its engine or its whole host went down and came back, a host serves what was live, with no command typed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import docker
+import httpx
+import pytest
+from harness import MODES, PREFIX, eventually
+from hosts import APPS, Host, HostService, running_host, write_settings
+
+pytestmark = pytest.mark.xdist_group("engine-restart")
+
+# Stands in for the host's init: starts the engine again when it has ended, and ends it before a reboot. What ran before
+# is left to the engine to find, as by systemd, which kills neither containerd nor containers with it.
+INIT = """
+trap 'kill "$!"; wait "$!"; exit 0' TERM
+host-entrypoint & wait "$!"
+while sleep 0.5; do
+    dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false & wait "$!"
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def host(engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with running_host(engine, tmp_path_factory.mktemp("host"), ["sh", "-c", INIT]) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def services(host: Host, tmp_path_factory: pytest.TempPathFactory) -> list[HostService]:
+    """One for each way to switch, with a proxy of its own."""
+    made = []
+    for index, switch in enumerate(MODES):
+        name = f"{PREFIX}-{os.getpid()}-{switch}"
+        service = HostService(name, tmp_path_factory.mktemp(switch), 8080 + index, host=host)
+        subnet = APPS.replace(".0/24", f".{128 * index}/25")
+        write_settings(service, f"0.0.0.0:{service.port}", url=service.url, switch=switch, subnet=subnet)
+        made.append(service)
+    return made
+
+
+def restart(host: Host) -> None:
+    """The engine is told to end, and stops every container."""
+    host.signal("TERM", host.dockerd())
+
+
+def kill(host: Host) -> None:
+    """The engine dies, and its containers run on without it."""
+    host.signal("KILL", host.dockerd())
+
+
+def reboot(host: Host) -> None:
+    host.container.restart(timeout=60)
+
+
+def cut_power(host: Host) -> None:
+    host.container.kill()
+    host.container.start()
+
+
+@pytest.mark.parametrize("event", [restart, kill, reboot, cut_power])
+def test_what_was_live_is_served_again_with_no_command_typed(
+    host: Host, services: list[HostService], event: Callable[[Host], None]
+) -> None:
+    for service in services:
+        service.env = {"DOCKER_HOST": host.tcp}
+        if live(service) != ("v1", "blue"):
+            service.ok("down", "--yes")
+            service.deploy("v1")
+        service.deploy("v2")  # takes the second colour: the first one is what a proxy would fall back to
+
+    engine, started = host.dockerd(), starts(host, services)
+    event(host)
+    eventually(lambda: event is reboot or event is cut_power or host.dockerd() not in (0, engine), "a new engine")
+    host.wait()
+    for service in services:
+        eventually(lambda service=service: version(service) == "version 2", f"{service.name} serves v2 again", 120)
+    assert all(starts(host, services)[name] != before for name, before in started.items()), "nothing was restarted"
+
+    for service in services:
+        service.env = {"DOCKER_HOST": host.tcp}
+        status = service.status()
+        assert (status["live"]["release"], status["live"]["colour"]) == ("v2", "green")
+        assert status["live"]["replicas"] == {"running": 1, "wanted": 1}
+        assert status["rollback"]["release"] == "v1"
+        assert status["rollback"]["ready"]
+        assert status["proxy"]["running"]
+        assert status["unfinished"] is None
+        assert status["lock"] is None
+
+        receipt = service.rollback()
+        assert (receipt["result"], receipt["to"]) == ("done", "v1")
+        assert receipt["requests"]["failed"] == 0, receipt["requests"]
+        assert version(service) == "version 1"
+
+
+def live(service: HostService) -> tuple[str, str] | None:
+    slot = service.status()["live"]
+    return (slot["release"], slot["colour"]) if slot else None
+
+
+def version(service: HostService) -> str:
+    try:
+        return service.get().text.strip()
+    except httpx.HTTPError:
+        return ""
+
+
+def starts(host: Host, services: list[HostService]) -> dict[str, str]:
+    """When each container of the services was last started."""
+    with host.engine() as client:
+        return {
+            name: client.containers.get(name).attrs["State"]["StartedAt"]
+            for service in services
+            for name in service.containers()
+        }

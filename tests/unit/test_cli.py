@@ -1,0 +1,311 @@
+"""The commands: their help, their exit codes, and what they give to programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Clock, FakeLock, FakeProxy, FakeRuntime, World
+
+from bluegreen import __version__
+from bluegreen.cli import main
+from bluegreen.errors import (
+    BluegreenError,
+    Failed,
+    Interrupted,
+    Locked,
+    NeedsPerson,
+    SettingsError,
+    UsageError,
+)
+from bluegreen.lock import Holder
+from bluegreen.proxies.agent import Answer
+from bluegreen.service import Service
+from bluegreen.settings import Settings
+
+FILE = """
+service = "shop"
+[app]
+port = 9000
+[probe]
+body = "version {number}"
+interval = "10ms"
+timeout = "1s"
+[bake]
+seconds = 0
+"""
+COMMANDS = ["build", "deploy", "down", "init", "rollback", "status", "watch"]
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """A directory with a settings file, in which commands are typed at a host in memory."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.world = World().has("v1", "v2", "v3")
+        self.world.add_image("nginx:stable", "sha256:proxy")
+        self.directory = directory
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        (directory / "bluegreen.toml").write_text(FILE)
+
+    def __call__(self, *arguments: str) -> Ran:
+        self._monkeypatch.setattr(sys, "argv", ["bluegreen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = self._capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Ran(code, captured.out, captured.err)
+
+    def deploy(self, release: str, *options: str) -> Ran:
+        return self("deploy", release, "--no-witness", *options)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    shell = Shell(tmp_path, monkeypatch, capsys)
+    clock = Clock()
+
+    @contextmanager
+    def opened(cls: type[Service], settings: Settings) -> Iterator[Service]:
+        yield cls(settings, None, FakeRuntime(shell.world, settings), FakeProxy(shell.world, settings))
+
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock())
+    monkeypatch.setattr(Service, "open", classmethod(opened))
+    # The command takes SIGTERM for itself; here the test run must keep it.
+    monkeypatch.setattr("bluegreen.cli.signal.signal", lambda *_: None)
+    monkeypatch.delenv("BLUEGREEN_CONFIG", raising=False)
+    monkeypatch.delenv("BLUEGREEN_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return shell
+
+
+def test_help_lists_the_commands_each_with_a_line(shell: Shell) -> None:
+    for flag in ("--help", "-h"):
+        ran = shell(flag)
+        assert ran.code == 0
+        for command in COMMANDS:
+            assert re.search(rf"^  {command} +\S.*\.$", ran.out, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(shell: Shell, command: str) -> None:
+    ran = shell(command, "--help")
+    assert ran.code == 0
+    assert ran.out.startswith("Usage: ")
+
+
+def test_the_version(shell: Shell) -> None:
+    assert shell("--version") == Ran(0, f"bluegreen, version {__version__}\n", "")
+
+
+def test_the_module_is_a_program_and_a_quick_one() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "bluegreen", "--version"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0
+    assert __version__ in ran.stdout
+    for slow in ("docker", "httpx", "jinja2", "pydantic", "tenacity"):
+        assert not re.search(rf"\| +{slow}$", ran.stderr, re.MULTILINE), f"{slow} is loaded before it is needed"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["deploy"],
+        ["deploy", "v2", "v3"],
+        ["deploy", "v2", "--fast"],
+        ["deploy", "v2", "--wait", "soon"],
+        ["deploy", ""],
+        ["deploy", "v2;x"],
+        ["deploy", "../v2"],
+        ["deploy", "v" * 200],
+        ["deploy", "v2\n}"],
+        ["deploy", "-v2"],
+        ["rollback", "v2 x"],
+        ["build", "ü"],
+        ["watch", "--rate", "0"],
+        ["status", "now"],
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_ends_with_2_and_changes_nothing(
+    shell: Shell, arguments: list[str]
+) -> None:
+    before = shell.world.truth("shop")
+    ran = shell(*arguments)
+    assert ran.code == 2
+    assert ran.err
+    assert "Traceback" not in ran.err
+    assert shell.world.truth("shop") == before
+
+
+@pytest.mark.parametrize("command", [["deploy", "v1"], ["rollback"], ["status"], ["down", "--yes"], ["watch"]])
+def test_without_a_settings_file_or_with_a_broken_one_a_command_ends_with_3(shell: Shell, command: list[str]) -> None:
+    (shell.directory / "bluegreen.toml").write_text("service = 7\nap = 1\n")
+    ran = shell(*command)
+    assert ran.code == 3
+    assert "service: must be a string, not 7" in ran.err
+    assert "did you mean app?" in ran.err
+    (shell.directory / "bluegreen.toml").unlink()
+    ran = shell(*command)
+    assert ran.code == 3
+    assert "bluegreen init" in ran.err
+
+
+def test_the_settings_file_can_be_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shell.directory / "bluegreen.toml").rename(shell.directory / "other.toml")
+    assert shell("-c", "other.toml", "status").code == 0
+    assert shell("--config", "none.toml", "status").code == 3
+    monkeypatch.setenv("BLUEGREEN_CONFIG", "other.toml")
+    assert shell("status").code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Failed("x"), 1),
+        (BluegreenError("x"), 1),
+        (UsageError("x"), 2),
+        (SettingsError("x"), 3),
+        (Locked("x"), 4),
+        (NeedsPerson("x"), 5),
+        (Interrupted("x"), 130),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("x"), 1),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def broken(self: Service) -> None:
+        raise error
+
+    monkeypatch.setattr(Service, "status", broken)
+    ran = shell("status")
+    assert ran.code == code
+    assert ran.err.lstrip().startswith("error: ")
+    assert "Traceback" not in ran.err
+    ran = shell("status", "--json")
+    assert ran.code == code
+    assert json.loads(ran.out)["exit_code"] == code
+
+
+def test_a_deploy_its_repetition_and_a_rollback(shell: Shell) -> None:
+    first = shell.deploy("v1")
+    assert first.code == 0
+    assert "deploy nothing → v1: done" in first.out
+    assert "deploy v1 → v2: done" in shell.deploy("v2").out
+    again = shell.deploy("v2")
+    assert again.code == 0
+    assert "unchanged (v2 is live already)" in again.out
+    back = shell("rollback", "--no-witness")
+    assert back.code == 0
+    assert "rollback v2 → v1: done" in back.out
+
+
+def test_a_deploy_that_fails_ends_with_1_and_says_what_serves(shell: Shell) -> None:
+    shell.deploy("v1")
+    shell.world.answers["v2"] = lambda: Answer(503, "")
+    ran = shell.deploy("v2", "--receipt", "out.json")
+    assert ran.code == 1
+    assert "v1 still serves" in ran.err
+    assert json.loads((shell.directory / "out.json").read_text())["result"] == "undone"
+
+
+def test_a_deploy_while_another_runs_ends_with_4_and_names_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = Holder("ann@laptop, process 7", "deploy v9", "2024-05-01T12:00:00+00:00")
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(holder))
+    ran = shell.deploy("v1")
+    assert ran.code == 4
+    assert "ann@laptop, process 7 (deploy v9, since 2024-05-01T12:00:00+00:00)" in ran.err
+
+
+def test_a_receipt_is_written_and_left_whole(shell: Shell) -> None:
+    assert shell.deploy("v1", "--receipt", "out.json").code == 0
+    receipt = json.loads((shell.directory / "out.json").read_text())
+    assert (receipt["result"], receipt["to"]) == ("done", "v1")
+    assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.json"]
+
+
+def test_a_receipt_that_cannot_be_written_does_not_fail_the_deploy(shell: Shell) -> None:
+    ran = shell.deploy("v1", "--receipt", "no/such/out.json")
+    assert ran.code == 0
+    assert "the receipt could not be written" in ran.err
+
+
+def test_json_of_every_command_that_has_it_is_json(shell: Shell) -> None:
+    lines = shell.deploy("v1", "--json").out.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[-1]["event"] == "receipt"
+    assert events[0] == {"event": "started", "step": "start", "host": "fake", "seconds": 0.0, "detail": ""}
+    plan = json.loads(shell("deploy", "v2", "--plan", "--json").out)
+    assert plan["steps"][0]["step"] == "start"
+    assert json.loads(shell("status", "--json").out)["live"]["release"] == "v1"
+    failed = [json.loads(line) for line in shell("rollback", "--json").out.splitlines()]
+    assert failed[-1]["event"] == "error"
+
+
+def test_a_plan_changes_nothing(shell: Shell) -> None:
+    shell.deploy("v1")
+    before = shell.world.truth("shop")
+    ran = shell("deploy", "v2", "--plan")
+    assert ran.code == 0
+    assert "deploy v2 would:" in ran.out
+    assert shell("rollback", "--plan").code == 1
+    assert shell.world.truth("shop") == before
+
+
+def test_build_says_what_it_built(shell: Shell) -> None:
+    ran = shell("build", "v9")
+    assert ran.code == 0
+    assert ran.out.endswith("shop:v9 40.0 MB\n")
+    shell.world.broken_builds.add("v8")
+    ran = shell("build", "v8")
+    assert ran.code == 1
+    assert "exit code 1" in ran.err
+
+
+def test_init_writes_a_file_that_loads_and_never_over_another(shell: Shell) -> None:
+    path = shell.directory / "bluegreen.toml"
+    ran = shell("init")
+    assert ran.code == 2
+    assert path.read_text() == FILE
+    path.unlink()
+    assert shell("init", "--service", "Bad Name").code == 2
+    assert not path.exists()
+    assert shell("init", "--service", "shop").code == 0
+    assert shell("status").code == 0
+
+
+def test_down_asks_and_takes_no_for_an_answer(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.deploy("v1")
+    before = shell.world.truth("shop")
+    answers: list[Any] = [False, True]
+    monkeypatch.setattr("bluegreen.cli.click.confirm", lambda *_, **__: answers.pop(0))
+    assert shell("down").code != 0
+    assert shell.world.truth("shop") == before
+    ran = shell("down")
+    assert ran.code == 0
+    assert "removed shop-blue-1" in ran.out
+    assert shell.world.containers == {}
+    assert shell("down", "--yes").out == "nothing of shop was there\n"

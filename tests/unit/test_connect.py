@@ -1,0 +1,149 @@
+"""No engine, no permission, no such context: said in words, with what to do."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docker.errors import DockerException
+
+from bluegreen.errors import BluegreenError
+from bluegreen.runtimes.connect import connect, unreachable
+
+# The docker SDK leaves a socket that it could not connect to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A home and an environment in which Docker is not set up."""
+    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    monkeypatch.setenv("DOCKER_CONFIG", os.fspath(tmp_path / ".docker"))
+    yield tmp_path
+    gc.collect()
+
+
+def refusal() -> BluegreenError:
+    with pytest.raises(BluegreenError) as caught:
+        connect()
+    assert caught.value.exit_code == 1
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        DockerException("Error while fetching server API version: ('Connection aborted.', PermissionError(13, 'P'))"),
+        DockerException("dial unix /var/run/docker.sock: connect: Permission denied"),
+    ],
+)
+def test_no_permission_is_told_with_the_group_to_join(error: Exception) -> None:
+    told = unreachable("unix:///var/run/docker.sock", error)
+    assert told.message == "no permission to use the Docker engine at unix:///var/run/docker.sock"
+    assert "usermod -aG docker" in told.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DockerException("first line\nsecond line"), "first line"),
+        (ConnectionRefusedError(111, "Connection refused"), "[Errno 111] Connection refused"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_no_engine_is_told_in_one_line(error: Exception, words: str) -> None:
+    told = unreachable("tcp://10.0.0.1:2375", error)
+    assert told.message == f"no Docker engine answers at tcp://10.0.0.1:2375: {words}"
+    assert told.hint == "is it running? try: docker info"
+
+
+def test_a_socket_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    address = f"unix://{tmp_path}/none.sock"
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert refusal().message.startswith(f"no Docker engine answers at {address}: ")
+
+
+def test_a_port_on_which_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    assert "refused" in refusal().message
+
+
+def test_something_that_is_not_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        server.settimeout(30)
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        told = refusal()
+        thread.join()
+    assert told.message.startswith("no Docker engine answers at tcp://127.0.0.1:")
+    assert "\n" not in told.message
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://x", "tcp://", "tcp://127.0.0.1:99999", "ssh://x:99999"])
+def test_an_address_that_cannot_be(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    refusal()
+
+
+def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+    told = refusal()
+    assert "nowhere" in told.message
+    assert told.hint == "docker context ls"
+
+
+def test_the_current_context_of_the_users_file_is_used(home: Path) -> None:
+    config = home / ".docker"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps({"currentContext": "elsewhere"}))
+    assert "elsewhere" in refusal().message
+
+
+def test_a_users_file_that_is_broken(home: Path) -> None:
+    config = home / ".docker"
+    config.mkdir()
+    (config / "config.json").write_text('{"currentContext": 7')
+    assert "\n" not in refusal().message
+
+
+SSH = """#!/bin/sh
+echo "$@" > "$HOME/asked"
+echo "ssh: connect to host example.invalid port 22: No route to host" >&2
+exit 255
+"""
+
+
+def test_a_host_that_ssh_cannot_reach_is_told_in_the_words_of_ssh(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    program = home / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(SSH)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_HOST", "ssh://deploy@example.invalid:2222")
+    told = refusal()
+    assert "No route to host" in told.message
+    assert told.hint == "try: ssh deploy@example.invalid"
+    asked = (home / "asked").read_text()
+    assert "-p 2222" in asked
+    assert "-- deploy@example.invalid" in asked
+    assert "StrictHostKeyChecking" not in asked, "host keys are checked as the user has it"

@@ -1,0 +1,652 @@
+"""Runs on a host in memory, in which something goes wrong at every point there is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from docker.errors import APIError
+from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRuntime, Process, World, quick_settings
+
+from bluegreen.engine import Interrupts, interrupts
+from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
+from bluegreen.lock import Holder
+from bluegreen.model import Colour, Event
+from bluegreen.proxies.agent import Answer
+from bluegreen.service import Options, Service
+from bluegreen.settings import Settings
+
+BLUE, GREEN = Colour.BLUE, Colour.GREEN
+QUICK = {"successes": 1}
+SETTINGS = quick_settings(app={"replicas": 2}, probe=QUICK)
+STANDBY = quick_settings(app={"replicas": 2}, probe=QUICK, retire={"old": "standby"})
+OPTIONS = Options(witness=False)
+lock = FakeLock
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    clock = Clock()
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: lock())
+    yield
+    monkeypatch.undo()
+
+
+def service(world: World, settings: Settings = SETTINGS) -> Service:
+    """The service as a new process sees it."""
+    process = Process(world)
+    return Service(settings, None, FakeRuntime(world, settings, process), FakeProxy(world, settings, process))
+
+
+def a_world(*deployed: str, settings: Settings = SETTINGS) -> World:
+    """A host on which these releases were deployed, one after the other."""
+    world = World().has("v1", "v2", "v3")
+    world.add_image(settings.proxy.image, "sha256:proxy")
+    for release in deployed:
+        assert service(world, settings).deploy(release, OPTIONS, quiet)["result"] == "done"
+    world.points.clear()
+    return world
+
+
+def quiet(event: Event) -> None:
+    pass
+
+
+@dataclass
+class Job:
+    """A run: the host before it, what is called, and what serves before and after."""
+
+    name: str
+    deployed: tuple[str, ...]
+    run: Callable[[Service], dict[str, Any]]
+    old: str | None
+    new: str
+    settings: Settings = field(default_factory=lambda: SETTINGS)
+
+    def world(self) -> World:
+        return a_world(*self.deployed, settings=self.settings)
+
+    def go(self, world: World) -> dict[str, Any]:
+        return self.run(service(world, self.settings))
+
+    def points(self) -> list[str]:
+        """Every point that the run passes when nothing goes wrong."""
+        world = self.world()
+        assert self.go(world)["result"] == "done"
+        return list(world.points)
+
+
+def deploy(name: str) -> Callable[[Service], dict[str, Any]]:
+    return lambda service: service.deploy(name, OPTIONS, quiet)
+
+
+def rollback(name: str | None = None) -> Callable[[Service], dict[str, Any]]:
+    return lambda service: service.rollback(name, OPTIONS, quiet)
+
+
+JOBS = [
+    Job("first deploy", (), deploy("v1"), None, "v1"),
+    Job("first deploy with a build", (), deploy("v9"), None, "v9"),
+    Job("next deploy", ("v1",), deploy("v2"), "v1", "v2"),
+    Job("third deploy", ("v1", "v2"), deploy("v3"), "v2", "v3"),
+    Job("deploy that keeps the old", ("v1",), deploy("v2"), "v1", "v2", STANDBY),
+    Job("rollback from image", ("v1", "v2"), rollback(), "v2", "v1"),
+    Job("rollback from standby", ("v1", "v2"), rollback(), "v2", "v1", STANDBY),
+]
+every_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+
+
+class Traffic:
+    """A client that asks at every point of a run."""
+
+    def __init__(self, world: World, old: str | None, new: str, then: Callable[[int, str], None]) -> None:
+        self._world, self._then = world, then
+        self._right = {f"version {name[1:]}" for name in (old, new) if name}
+        self._served = old is not None
+
+    def __call__(self, number: int, name: str) -> None:
+        if self._served:
+            answer = self._world.request("shop")
+            assert (answer.status, answer.body in self._right) == (200, True), f"{answer} at {number} {name}"
+        self._then(number, name)
+
+
+def at(number: int, do: Callable[[], None]) -> Callable[[int, str], None]:
+    def act(passed: int, name: str) -> None:
+        if passed == number:
+            do()
+
+    return act
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def raise_it() -> None:
+        raise error
+
+    return raise_it
+
+
+def live(world: World) -> str | None:
+    world.at = lambda number, name: None
+    found = service(world).status()["live"]
+    return found["release"] if found else None
+
+
+def served(world: World) -> str | None:
+    answer = world.request("shop") if world.proxy else None
+    return f"v{answer.body.removeprefix('version ')}" if answer and answer.status == 200 else None
+
+
+def settled(world: World) -> None:
+    """No run is unfinished, and the record agrees with what is served."""
+    world.at = lambda number, name: None
+    state = service(world)
+    assert state.status()["unfinished"] is None
+    carried = (world.proxy or {}).get("shop")
+    if carried:
+        assert carried.record.committed
+        assert carried.record.to_colour is carried.colour
+
+
+@every_job
+def test_a_run_in_which_nothing_goes_wrong(job: Job) -> None:
+    world = job.world()
+    world.at = Traffic(world, job.old, job.new, lambda number, name: None)
+    receipt = job.go(world)
+    assert (receipt["result"], receipt["from"], receipt["to"]) == ("done", job.old, job.new)
+    assert receipt["leftover"] == []
+    assert served(world) == live(world) == job.new
+    settled(world)
+    kept = {job.new, job.old} if job.settings is STANDBY else {job.new}
+    assert {each.release.name for each in world.standing("shop")} == kept
+    assert all(each.kept for each in world.standing("shop"))
+
+
+@pytest.mark.parametrize("kind", [Failed, APIError, RuntimeError])
+@every_job
+def test_a_failure_at_any_point_before_the_commit_is_undone_and_after_it_takes_nothing_back(
+    job: Job, kind: type[Exception]
+) -> None:
+    points = job.points()
+    commit = points.index("commit:end")
+    begun = _begins(points)
+    for number, name in enumerate(points):
+        where = f"{kind.__name__} at {number} ({name})"
+        world = job.world()
+        before = world.truth("shop")
+        world.at = Traffic(world, job.old, job.new, at(number, raising(kind("injected"))))
+        if number > commit:
+            receipt = job.go(world)
+            assert receipt["result"] == "done", where
+            assert "injected" in receipt["leftover"][0], where
+            assert served(world) == live(world) == job.new, where
+            continue
+        with pytest.raises(BluegreenError if number >= begun else Exception) as caught:
+            job.go(world)
+        assert "injected" in str(caught.value), where
+        assert world.truth("shop") == before, where
+        assert served(world) == live(world) == job.old, where
+        settled(world)
+        if number >= begun:
+            error = caught.value
+            assert isinstance(error, BluegreenError)
+            assert error.exit_code == 1, where
+            assert error.message.endswith(f"{job.old} still serves" if job.old else "as before"), where
+            assert error.receipt, where
+            assert error.receipt["result"] == "undone", where
+            failed = [step for step in error.receipt["steps"] if step["state"] == "failed"]
+            assert len(failed) == (0 if name.startswith(("keep", "commit")) else 1), where
+
+
+def _begins(points: list[str]) -> int:
+    """The number of the first point that belongs to a step."""
+    return next(n for n, name in enumerate(points) if name in ("prepare", "build", "get_from", "replicas"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@every_job
+def test_an_interrupt_at_any_point_before_the_commit_is_undone_and_after_it_changes_nothing(
+    job: Job, number: signal.Signals
+) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    points = job.points()
+    commit = points.index("keep")
+    for moment, name in enumerate(points):
+        where = f"at {moment} ({name})"
+        world = job.world()
+        before = world.truth("shop")
+        world.at = Traffic(world, job.old, job.new, at(moment, lambda: signal.raise_signal(number)))
+        if moment >= commit:
+            receipt = job.go(world)
+            assert (receipt["result"], receipt["leftover"]) == ("done", []), where
+            assert served(world) == job.new, where
+            continue
+        with pytest.raises(Interrupted) as caught:
+            job.go(world)
+        assert caught.value.exit_code == 130
+        assert number.name in caught.value.message
+        assert world.truth("shop") == before, where
+        assert served(world) == live(world) == job.old, where
+        settled(world)
+
+
+def test_a_second_ctrl_c_does_not_stop_the_undo() -> None:
+    job = JOBS[2]
+    points = job.points()
+    verify = points.index("get")
+
+    def twice(number: int, name: str) -> None:
+        if number >= verify:
+            signal.raise_signal(signal.SIGINT)
+
+    world = job.world()
+    before = world.truth("shop")
+    world.at = twice
+    with pytest.raises(Interrupted):
+        job.go(world)
+    assert world.truth("shop") == before
+
+
+def test_signals_go_where_they_went_before_once_a_run_is_over() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with interrupts():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_interrupt_that_came_while_it_was_not_wanted_is_told_as_soon_as_it_is() -> None:
+    state = Interrupts()
+    state.arrive(signal.SIGTERM, None)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        state.arm()
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job.old], ids=lambda job: job.name)
+def test_an_undo_that_fails_needs_a_person_and_the_others_are_tried_and_traffic_goes_on(job: Job) -> None:
+    verify = job.points().index("get")
+    world = job.world()
+    world.at = at(verify, raising(Failed("verify failed")))
+    with pytest.raises(Failed):
+        job.go(world)
+    undo = range(verify + 1, len(world.points))
+    assert len(undo) > 5
+    for number in undo:
+        where = f"the undo fails at {number} ({world.points[number]})"
+        other = job.world()
+        events: list[Event] = []
+
+        def both(passed: int, name: str, number: int = number) -> None:
+            if passed == verify:
+                raise Failed("verify failed")
+            if passed == number:
+                raise APIError("undo broke")
+
+        other.at = Traffic(other, job.old, job.new, both)
+        started = service(other, job.settings)
+        with pytest.raises(NeedsPerson, match="verify failed") as caught:
+            job.run(_listening(started, events))
+        assert caught.value.exit_code == 5, where
+        assert "undo broke" in caught.value.message, where
+        assert "still serves" not in caught.value.message, where
+        assert caught.value.receipt, where
+        assert caught.value.receipt["result"] == "failed", where
+        done = [event.step for event in events if event.state == "done" and event.step in ("start", "switch")]
+        tried = {event.step for event in events if event.state in ("undone", "undo-failed")}
+        assert tried >= set(done), where
+        assert served(other) in (job.old, job.new), where
+
+
+def _listening(service: Service, events: list[Event]) -> Service:
+    service.events = events
+    return service
+
+
+def test_the_new_release_is_not_removed_while_it_carries_the_traffic_that_the_old_one_cannot_take() -> None:
+    world = a_world("v1")
+
+    def die(number: int, name: str) -> None:
+        if name == "get":
+            for container in world.standing("shop"):
+                if container.release.name == "v1":
+                    container.running = False
+            raise Failed("verify failed")
+
+    world.at = die
+    with pytest.raises(NeedsPerson, match="can't take the traffic back"):
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert served(world) == "v2"
+
+
+@every_job
+def test_a_crash_at_any_point_is_seen_and_mended_by_the_next_run_whichever_that_is(job: Job) -> None:
+    points = job.points()
+    commit = points.index("commit:end")
+    following: list[tuple[str, Callable[[Service], dict[str, Any]]]] = [
+        ("the same", deploy(job.new)),
+        ("another", deploy("v7")),
+    ]
+    for number, name in enumerate(points):
+        for what, follow in following:
+            where = f"crash at {number} ({name}), then {what}"
+            world = job.world()
+            world.at = Traffic(world, job.old, job.new, at(number, raising(Crash())))
+            with pytest.raises(Crash):
+                job.go(world)
+            after = job.new if number >= commit else job.old
+            world.at = Traffic(world, job.old, job.new, lambda number, name: None)
+            status = service(world, job.settings).status()
+            if job.old:
+                assert status["live"], where
+            if number >= commit:
+                assert status["live"]["release"] == after, where
+                assert status["unfinished"] is None, where
+            target = job.new if what == "the same" else "v7"
+            world.at = Traffic(world, after, target, lambda number, name: None) if after else world.at
+            receipt = _converge(world, job, follow)
+            assert receipt["result"] in ("done", "unchanged"), where
+            assert served(world) == live(world) == target, where
+            settled(world)
+            _no_orphans(world, job, target, where, unchanged=receipt["result"] == "unchanged")
+            if receipt["result"] == "done" and after and after != target:
+                assert receipt["from"] == after, where
+
+
+def _converge(world: World, job: Job, follow: Callable[[Service], dict[str, Any]]) -> dict[str, Any]:
+    passing = world.at
+    names = {job.old, job.new, "v7"}
+
+    def right(number: int, name: str) -> None:
+        if isinstance(passing, Traffic) and passing._served:
+            answer = world.request("shop")
+            assert answer.status == 200, f"{answer} at {number} {name} of the next run"
+            assert f"v{answer.body.removeprefix('version ')}" in names
+
+    world.at = right
+    return follow(service(world, job.settings))
+
+
+def _no_orphans(world: World, job: Job, target: str, where: str, *, unchanged: bool) -> None:
+    standing = {each.colour: each for each in world.standing("shop")}
+    assert world.proxy
+    colour = world.proxy["shop"].colour
+    assert standing[colour].release.name == target, where
+    others = [each for each in standing.values() if each.colour is not colour]
+    # What was live before may stand beside: as standby, or because the crash came between its commit and its removal.
+    if others and job.settings is not STANDBY:
+        assert unchanged, where
+        assert others[0].release.name == job.old, where
+
+
+@pytest.mark.parametrize("job", JOBS[2:], ids=lambda job: job.name)
+def test_a_rollback_after_a_crash_ends_the_run_and_keeps_what_was_live(job: Job) -> None:
+    points = job.points()
+    commit = points.index("commit:end")
+    for number, name in enumerate(points[:commit]):
+        world = job.world()
+        world.at = at(number, raising(Crash()))
+        with pytest.raises(Crash):
+            job.go(world)
+        world.at = lambda number, name: None
+        if not service(world, job.settings).status()["unfinished"]:
+            continue
+        receipt = service(world, job.settings).rollback(None, OPTIONS, quiet)
+        assert (receipt["result"], receipt["to"]) == ("done", job.old), f"crash at {number} ({name})"
+        assert "was undone" in receipt["reason"]
+        assert served(world) == live(world) == job.old
+        settled(world)
+
+
+@pytest.mark.parametrize("job", JOBS[2:], ids=lambda job: job.name)
+def test_a_crash_while_a_crash_is_mended_is_mended_too(job: Job) -> None:
+    first = job.points().index("get")
+    crashed = job.world()
+    crashed.at = at(first, raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(crashed)
+    crashed.at = lambda number, name: None
+    start = len(crashed.points)
+    job.go(crashed)
+    ends = len(crashed.points)
+    for number in range(start, ends):
+        world = job.world()
+        world.at = Traffic(world, job.old, job.new, at(first, raising(Crash())))
+        with pytest.raises(Crash):
+            job.go(world)
+        world.at = Traffic(world, job.old, job.new, at(number, raising(Crash())))
+        with pytest.raises(Crash):
+            service(world, job.settings).deploy(job.new, OPTIONS, quiet)
+        world.at = Traffic(world, job.old, job.new, lambda number, name: None)
+        assert service(world, job.settings).deploy(job.new, OPTIONS, quiet)["result"] in ("done", "unchanged")
+        assert served(world) == live(world) == job.new
+        settled(world)
+
+
+def test_a_crash_with_an_old_release_that_died_since_needs_a_person_and_switches_nothing() -> None:
+    job = JOBS[2]
+    world = job.world()
+    world.at = at(job.points().index("get"), raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(world)
+    for container in world.standing("shop"):
+        container.running = container.release.name == "v2"
+    world.at = lambda number, name: None
+    with pytest.raises(NeedsPerson, match=r"v1 .* can't take the traffic back"):
+        service(world).deploy("v3", OPTIONS, quiet)
+    assert served(world) == "v2"
+
+
+def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:
+    world = a_world("v1")
+    world.at = lambda number, name: raising(APIError("the engine is tired"))() if name == "remove" else None
+    receipt = None
+    job = JOBS[2]
+    points = job.points()
+    removal = len(points) - 1 - points[::-1].index("remove")
+    world.at = at(removal, raising(APIError("the engine is tired")))
+    receipt = job.go(world)
+    assert receipt["result"] == "done"
+    assert receipt["leftover"] == ["retire: APIError: the engine is tired"]
+    assert receipt["steps"][-1]["state"] == "leftover"
+    assert {each.release.name for each in world.standing("shop")} == {"v1", "v2"}
+    world.at = lambda number, name: None
+    assert service(world).deploy("v3", OPTIONS, quiet)["leftover"] == []
+    assert {each.release.name for each in world.standing("shop")} == {"v3"}
+
+
+@pytest.mark.parametrize("checks", range(9))
+def test_a_run_whose_lock_is_lost_stops_before_its_next_step(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(lost_after=checks))
+    if checks < 5:
+        with pytest.raises(BluegreenError, match="lock on shop was lost"):
+            service(world).deploy("v2", OPTIONS, quiet)
+        assert world.truth("shop") == before
+    else:
+        receipt = service(world).deploy("v2", OPTIONS, quiet)
+        assert receipt["result"] == "done"
+        assert bool(receipt["leftover"]) is (checks < 7)
+
+
+def test_a_run_that_finds_a_lock_does_nothing_and_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    holder = Holder("ann@laptop, process 7", "deploy v9", "2024-05-01T12:00:00+00:00")
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(holder))
+    with pytest.raises(Locked, match="ann@laptop") as caught:
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert caught.value.exit_code == 4
+    assert world.truth("shop") == before
+    assert service(world).status()["lock"] == str(holder)
+
+
+def test_the_lock_is_released_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = FakeLock()
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: held)
+    world = a_world("v1")
+    assert not held.held
+    world.at = lambda number, name: raising(Failed("no"))() if name == "start" else None
+    with pytest.raises(Failed):
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert not held.held
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(503, "not ready"), "v2 was not ready after 1 s: /version answered 503"),
+        (Answer(200, "version 1"), "answered 'version 1', not 'version 2'"),
+        (Answer(200, "version 22"), "answered 'version 22', not 'version 2'"),
+    ],
+)
+def test_no_traffic_goes_to_a_release_that_does_not_pass_its_probe(answer: Answer, words: str) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    world.answers["v2"] = lambda: answer
+    with pytest.raises(Failed) as caught:
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert words in caught.value.message
+    assert "v2: listening on 9000" in caught.value.message, "the container's last lines"
+    assert "switch" not in world.points
+    assert world.truth("shop") == before
+
+
+@pytest.mark.parametrize("lives", [0, 1, 3, 5, 6])
+def test_a_release_that_dies_is_seen_at_once_with_its_last_words(lives: int) -> None:
+    """At its start, between two probes of one replica, at those of the other, and after the switch."""
+    world = a_world("v1")
+    before = world.truth("shop")
+    world.lives["v2"] = lives
+    clock = time.monotonic()
+    with pytest.raises(Failed, match=r"v2 ended with exit code 1 \(container shop-green-.\)") as caught:
+        service(world, quick_settings(app={"replicas": 2}, bake={"seconds": 5})).deploy("v2", OPTIONS, quiet)
+    assert "the last lines of shop-green-" in caught.value.message
+    assert time.monotonic() - clock < 1 + 5, "it was not waited for to the end"
+    assert world.truth("shop") == before
+
+
+def test_a_release_that_dies_during_the_bake_is_taken_back() -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    settings = quick_settings(bake={"seconds": 5}, app={"replicas": 2})
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        if (event.step, event.state) == ("bake", "started"):
+            world.containers["shop-green-2"].end(137)
+
+    with pytest.raises(Failed, match="exit code 137"):
+        service(world, settings).deploy("v2", OPTIONS, emit)
+    assert [event.step for event in events if event.state == "undone"] == ["switch", "start"]
+    assert world.truth("shop") == before
+
+
+def test_drain_waits_until_nothing_is_in_flight_and_only_then_is_the_old_release_removed() -> None:
+    world = a_world("v1")
+    world.uploads.append(world.containers["shop-blue-1"].endpoint)
+    counted = []
+
+    def end(number: int, name: str) -> None:
+        if name == "in_flight":
+            counted.append(number)
+            assert "shop-blue-1" in world.containers
+            if len(counted) == 20:
+                world.uploads.clear()
+
+    world.at = end
+    receipt = service(world).deploy("v2", OPTIONS, quiet)
+    assert (receipt["result"], receipt["cut"]) == ("done", 0)
+    assert len(counted) >= 20
+    assert "shop-blue-1" not in world.containers
+
+
+def test_what_is_still_in_flight_at_the_limit_is_counted_in_the_receipt() -> None:
+    world = a_world("v1")
+    world.uploads.extend([world.containers["shop-blue-1"].endpoint] * 3)
+    receipt = service(world).deploy("v2", OPTIONS, quiet)
+    assert (receipt["result"], receipt["cut"]) == ("done", 3)
+
+
+def test_a_proxy_that_is_down_is_started_before_anything_else() -> None:
+    world = a_world("v1")
+    world.proxy_running = False
+    events: list[Event] = []
+    receipt = service(world).deploy("v2", OPTIONS, events.append)
+    assert receipt["result"] == "done"
+    assert (events[0].step, "starting it" in events[0].detail) == ("proxy", True)
+
+
+def test_nothing_is_left_of_a_service_that_is_taken_down_and_others_stay() -> None:
+    world = a_world("v1", settings=STANDBY)
+    assert world.proxy is not None
+    other = quick_settings(service="other", image={"repository": "shop"})
+    assert service(world, other).deploy("v1", OPTIONS, quiet)["result"] == "done"
+    service(world, STANDBY).deploy("v2", OPTIONS, quiet)
+    gone = service(world, STANDBY).down(quiet, OPTIONS)
+    assert len(gone) == 6
+    assert world.standing("shop") == []
+    assert "shop" not in world.networks
+    assert world.request("other").body == "version 1"
+    assert service(world, STANDBY).down(quiet, OPTIONS) == []
+    service(world, other).down(quiet, OPTIONS)
+    assert world.proxy is None
+
+
+def test_a_reader_who_has_gone_does_not_stop_a_run_or_its_undo() -> None:
+    def gone(event: Event) -> None:
+        raise BrokenPipeError
+
+    world = a_world("v1")
+    assert service(world).deploy("v2", OPTIONS, gone)["result"] == "done"
+    before = world.truth("shop")
+    world.answers["v3"] = lambda: Answer(500, "")
+    with pytest.raises(Failed):
+        service(world).deploy("v3", OPTIONS, gone)
+    assert world.truth("shop") == before
+
+
+def test_events_are_told_in_order_and_stand_in_the_receipt() -> None:
+    world = a_world("v1")
+    events: list[Event] = []
+    receipt = service(world).deploy("v2", OPTIONS, events.append)
+    steps = ["start", "probe", "switch", "verify", "drain", "retire"]
+    assert [event.step for event in events if event.state == "started"] == steps
+    assert [event.step for event in events if event.state == "done"] == steps
+    assert [(step["step"], step["state"], step["host"]) for step in receipt["steps"]] == [
+        (step, "done", "fake") for step in steps
+    ]
+
+
+@every_job
+def test_the_plan_that_is_printed_is_the_one_that_runs(job: Job) -> None:
+    world = job.world()
+    planned = service(world, job.settings)
+    plan = planned.plan_rollback(None) if "rollback" in job.name else planned.plan_deploy(job.new)
+    before = world.truth("shop")
+    receipt = job.go(world)
+    assert [step.step for step in plan.steps] == [step["step"] for step in receipt["steps"]]
+    assert world.truth("shop") != before or job.settings is STANDBY
+    assert bool(plan.diff) is (job.old is None)
+
+
+def test_the_plan_after_a_crash_says_that_it_is_mended_first() -> None:
+    job = JOBS[2]
+    world = job.world()
+    world.at = at(job.points().index("get"), raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(world)
+    world.at = lambda number, name: None
+    before = world.truth("shop")
+    plan = service(world).plan_deploy("v2")
+    assert world.truth("shop") == before
+    receipt = service(world).deploy("v2", OPTIONS, quiet)
+    assert [step.step for step in plan.steps] == [step["step"] for step in receipt["steps"]]
+    assert plan.steps[0].step == "recover"

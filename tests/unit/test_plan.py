@@ -1,0 +1,316 @@
+"""What a run will do, from what was observed: tables of situations and plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakes import quick_settings
+
+from bluegreen.errors import Failed
+from bluegreen.model import Colour, Endpoint, Image, Observed, ProxyState, Release, Replica, Slot, SwitchRecord
+from bluegreen.plan import (
+    REMEMBERED,
+    after_recovery,
+    plan_deploy,
+    plan_rollback,
+    rollback_target,
+    with_recovery,
+)
+
+BLUE, GREEN = Colour.BLUE, Colour.GREEN
+SETTINGS = quick_settings()
+STANDBY = quick_settings(retire={"old": "standby"})
+
+
+def release(name: str, digest: str | None = None, settings_hash: str = SETTINGS.hash) -> Release:
+    return Release(name, f"sha256:{name}" if digest is None else digest, settings_hash)
+
+
+def slot(colour: Colour, name: str, number: int, *before: str, running: int = 1, wanted: int = 1, **more: Any) -> Slot:
+    replicas = tuple(Replica(f"{name}-{n}", f"{n}", n < running, Endpoint("10.0.0.2", 80)) for n in range(wanted))
+    known = tuple(release(each, settings_hash="") for each in before)
+    made = Slot(colour, release(name), f"shop:{name}", f"run-{number}", "", wanted, replicas, number, known)
+    return replace(made, **more)
+
+
+def image(name: str) -> Image:
+    return Image(f"shop:{name}", f"sha256:{name}", 1)
+
+
+def seen(
+    *slots: Slot,
+    colour: Colour | None = None,
+    number: int = 0,
+    committed: bool = True,
+    image: Image | None = None,
+    exists: bool = True,
+) -> Observed:
+    record = None
+    if colour:
+        origin = colour.other if number > 1 else None
+        record = SwitchRecord(number, f"run-{number}", origin, colour, committed)
+    proxy = ProxyState(exists, exists, "1", colour, record, switch="live")
+    return Observed({each.colour: each for each in slots}, proxy, image)
+
+
+LIVE_V1 = seen(slot(BLUE, "v1", 1), colour=BLUE, number=1)
+LIVE_V2 = seen(slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2)
+LIVE_V3 = seen(slot(BLUE, "v3", 3, "v2", "v1"), colour=BLUE, number=3)
+STANDBY_V1 = seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2)
+NOTHING = seen(exists=False)
+
+
+@pytest.mark.parametrize(
+    ("observed", "has_image", "steps", "colour", "number", "before"),
+    [
+        (NOTHING, False, "build start probe switch verify", BLUE, 1, ()),
+        (NOTHING, True, "start probe switch verify", BLUE, 1, ()),
+        (seen(), True, "start probe switch verify", BLUE, 1, ()),
+        (LIVE_V1, False, "build start probe switch verify drain retire", GREEN, 2, ("v1",)),
+        (LIVE_V1, True, "start probe switch verify drain retire", GREEN, 2, ("v1",)),
+        (LIVE_V2, True, "start probe switch verify drain retire", BLUE, 3, ("v2", "v1")),
+        (STANDBY_V1, True, "start probe switch verify drain retire", BLUE, 3, ("v2", "v1")),
+    ],
+    ids=[
+        "first, to be built",
+        "first, built",
+        "first, the proxy runs",
+        "next, to be built",
+        "next, built",
+        "the one after",
+        "over a standby",
+    ],
+)
+def test_the_steps_of_a_deploy(
+    observed: Observed, has_image: bool, steps: str, colour: Colour, number: int, before: tuple[str, ...]
+) -> None:
+    plan = plan_deploy(SETTINGS, replace(observed, image=image("v9") if has_image else None), "v9")
+    assert [step.step for step in plan.steps] == steps.split()
+    assert (plan.colour, plan.number) == (colour, number)
+    assert tuple(each.name for each in plan.before) == before
+    assert plan.release.digest == ("sha256:v9" if has_image else "")
+    assert plan.from_release == (observed.live.release if observed.live else None)
+
+
+def test_the_words_of_the_steps_say_what_will_be_done() -> None:
+    settings = quick_settings(retire={"drain_timeout": "45s"}, bake={"seconds": 5}, app={"replicas": 2})
+    plan = plan_deploy(settings, LIVE_V1, "v2")
+    assert {step.step: step.detail for step in plan.steps} == {
+        "build": "build shop:v2 from .",
+        "start": "start 2 containers of v2 as green",
+        "probe": "ask /version until it answers 'version 2' 2 times in a row",
+        "switch": "live: all new requests from blue (v1) to green (v2)",
+        "verify": "ask for /version through the proxy until v2 answers",
+        "bake": "watch v2 for 5 s",
+        "drain": "wait until nothing is in flight to v1, 45 s at most",
+        "retire": "stop and remove v1 (blue)",
+    }
+
+
+def test_the_words_of_a_first_deploy_name_the_proxy_that_is_started() -> None:
+    plan = plan_deploy(SETTINGS, NOTHING, "v1")
+    words = {step.step: step.detail for step in plan.steps}
+    assert words["start"] == "start 1 container of v1 as blue, and nginx on 127.0.0.1:8080"
+    assert words["switch"].endswith(": all new requests to blue (v1)")
+
+
+def test_the_words_say_what_a_start_replaces_and_that_the_old_release_stays() -> None:
+    words = {step.step: step.detail for step in plan_deploy(STANDBY, STANDBY_V1, "v3").steps}
+    assert words["start"] == "start 1 container of v3 as blue, in the place of v1"
+    assert words["retire"] == "keep v2 running as standby"
+
+
+def test_without_a_body_any_2xx_is_asked_for() -> None:
+    settings = quick_settings(probe={"path": "/health"})
+    settings = settings.model_copy(update={"probe": settings.probe.model_copy(update={"body": None})})
+    words = {step.step: step.detail for step in plan_deploy(settings, LIVE_V1, "v2").steps}
+    assert words["probe"] == "ask /health until it answers 2xx 2 times in a row"
+
+
+@pytest.mark.parametrize(
+    ("observed", "has", "options", "unchanged"),
+    [
+        (LIVE_V2, image("v2"), {}, True),
+        (STANDBY_V1, image("v2"), {}, True),
+        (LIVE_V2, None, {}, False),
+        (LIVE_V2, Image("shop:v2", "sha256:other", 1), {}, False),
+        (LIVE_V2, image("v2"), {"build": True}, False),
+        (seen(slot(GREEN, "v2", 2, running=0), colour=GREEN, number=2), image("v2"), {}, False),
+        (seen(slot(GREEN, "v2", 2, running=2, wanted=2), colour=GREEN, number=2), image("v2"), {}, False),
+        (
+            seen(slot(GREEN, "v2", 2, release=release("v2", settings_hash="old")), colour=GREEN, number=2),
+            image("v2"),
+            {},
+            False,
+        ),
+    ],
+    ids=["same", "same, with standby", "image gone", "content", "build", "not running", "replicas", "settings"],
+)
+def test_live_already_means_same_release_content_and_settings_and_running(
+    observed: Observed, has: Image | None, options: dict[str, bool], unchanged: bool
+) -> None:
+    plan = plan_deploy(SETTINGS, replace(observed, image=has), "v2", **options)
+    assert plan.unchanged is unchanged
+    assert plan.reason == ("v2 is live already" if unchanged else "")
+
+
+def test_a_build_that_is_asked_for_is_done_though_the_image_is_there() -> None:
+    plan = plan_deploy(SETTINGS, replace(LIVE_V1, image=image("v2")), "v2", build=True)
+    assert plan.steps[0].step == "build"
+    assert plan.release.digest == ""
+
+
+def test_only_so_many_releases_are_remembered() -> None:
+    names = [f"v{n}" for n in range(50, 0, -1)]
+    plan = plan_deploy(SETTINGS, seen(slot(BLUE, "v51", 51, *names), colour=BLUE, number=51), "v52")
+    assert len(plan.before) == REMEMBERED
+    assert plan.before[0].name == "v51"
+
+
+@pytest.mark.parametrize(
+    ("observed", "name", "to", "before", "starts"),
+    [
+        (LIVE_V2, None, "v1", (), True),
+        (LIVE_V3, None, "v2", ("v1",), True),
+        (LIVE_V3, "v1", "v1", (), True),
+        (LIVE_V3, "v2", "v2", ("v1",), True),
+        (STANDBY_V1, None, "v1", (), False),
+        (STANDBY_V1, "v1", "v1", (), False),
+        (LIVE_V2, "v7", "v7", ("v2", "v1"), True),
+        (LIVE_V1, "v7", "v7", ("v1",), True),
+        # After v1, v2, v3 and a rollback to v2, which forgets v3: further back, or to the one left if it is named.
+        (seen(slot(GREEN, "v2", 4, "v1"), colour=GREEN, number=4), None, "v1", (), True),
+        (seen(slot(GREEN, "v2", 4, "v1"), colour=GREEN, number=4), "v3", "v3", ("v2", "v1"), True),
+        # The same with v3 kept as standby.
+        (seen(slot(GREEN, "v2", 2, "v1"), slot(BLUE, "v3", 3, "v2", "v1"), colour=GREEN, number=4), None, "v1", (), 1),
+        (
+            seen(slot(GREEN, "v2", 2, "v1"), slot(BLUE, "v3", 3, "v2", "v1"), colour=GREEN, number=4),
+            "v3",
+            "v3",
+            ("v2", "v1"),
+            False,
+        ),
+        # A standby that does not run whole is started anew.
+        (
+            seen(slot(BLUE, "v1", 1, running=1, wanted=2), slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2),
+            None,
+            "v1",
+            (),
+            True,
+        ),
+    ],
+)
+def test_where_a_rollback_goes_and_how(
+    observed: Observed, name: str | None, to: str, before: tuple[str, ...], starts: bool
+) -> None:
+    plan = plan_rollback(SETTINGS, replace(observed, image=image(to)), name)
+    assert observed.live
+    assert plan.release == release(to)
+    assert tuple(each.name for each in plan.before) == before
+    assert plan.colour is observed.live.colour.other
+    steps = ["start", "probe", "switch", "verify", "drain", "retire"]
+    assert [step.step for step in plan.steps] == (steps if starts else steps[1:])
+    assert (plan.action, plan.from_release) == ("rollback", observed.live.release)
+    assert plan.number == (observed.proxy.record.number if observed.proxy.record else 0) + 1
+
+
+def test_a_rollback_from_standby_needs_no_image() -> None:
+    plan = plan_rollback(SETTINGS, replace(STANDBY_V1, image=None))
+    assert plan.steps[0].step == "probe"
+
+
+def test_a_rollback_runs_the_content_that_was_live_and_not_what_the_tag_now_names() -> None:
+    with pytest.raises(Failed, match="v1 can't come back"):
+        plan_rollback(SETTINGS, replace(LIVE_V2, image=Image("shop:v1", "sha256:moved", 1)))
+    plan = plan_rollback(SETTINGS, replace(LIVE_V2, image=Image("sha256:v1", "sha256:v1", 1)))
+    assert plan.image == "sha256:v1"
+
+
+def test_a_standby_of_the_same_name_and_other_content_is_not_what_a_rollback_takes() -> None:
+    moved = slot(BLUE, "v1", 1, release=release("v1", "sha256:moved"))
+    observed = seen(moved, slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2)
+    plan = plan_rollback(SETTINGS, replace(observed, image=image("v1")))
+    assert plan.steps[0].step == "start"
+
+
+@pytest.mark.parametrize(
+    ("observed", "name", "words"),
+    [
+        (NOTHING, None, "serves nothing"),
+        (NOTHING, "v1", "serves nothing"),
+        (LIVE_V1, None, "v1 has no release before it"),
+        (LIVE_V1, "v9", "no release v9: v1 still serves"),
+        (LIVE_V2, None, "v1 can't come back.*v2 still serves"),
+    ],
+)
+def test_a_rollback_that_cannot_be_says_why_and_what_is_true(observed: Observed, name: str | None, words: str) -> None:
+    with pytest.raises(Failed, match=words) as caught:
+        plan_rollback(SETTINGS, observed, name)
+    assert caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_a_rollback_to_what_is_live_changes_nothing() -> None:
+    plan = plan_rollback(SETTINGS, LIVE_V2, "v2")
+    assert plan.unchanged
+    assert plan.reason == "v2 is live already"
+
+
+@pytest.mark.parametrize(
+    ("observed", "name", "target"),
+    [
+        (NOTHING, None, None),
+        (NOTHING, "v1", None),
+        (LIVE_V1, None, None),
+        (LIVE_V1, "v9", Release("v9")),
+        (LIVE_V3, None, release("v2", settings_hash="")),
+        (LIVE_V3, "v1", release("v1", settings_hash="")),
+        (STANDBY_V1, "v1", release("v1")),
+    ],
+)
+def test_the_target_of_a_rollback(observed: Observed, name: str | None, target: Release | None) -> None:
+    assert rollback_target(observed, name) == target
+
+
+@pytest.mark.parametrize(
+    ("observed", "live", "left", "number"),
+    [
+        # Switched and not committed: back, and the record says so.
+        (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2, committed=False), "v1", 1, 3),
+        # Started and not switched.
+        (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=BLUE, number=1), "v1", 1, 1),
+        # A first deploy that had switched.
+        (seen(slot(BLUE, "v1", 1), colour=BLUE, number=1, committed=False), None, 0, 2),
+        # A first deploy that had only started.
+        (seen(slot(BLUE, "v1", 1)), None, 0, None),
+        # A rollback to a standby: its containers are not this run's and stay.
+        (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=BLUE, number=3, committed=False), "v2", 2, 4),
+    ],
+    ids=["switched", "started", "first, switched", "first, started", "rollback to standby"],
+)
+def test_what_will_be_true_once_an_unfinished_run_is_ended(
+    observed: Observed, live: str | None, left: int, number: int | None
+) -> None:
+    assert observed.unfinished
+    settled = after_recovery(observed)
+    assert settled.unfinished == ""
+    assert (settled.live.release.name if settled.live else None) == live
+    assert len(settled.slots) == left
+    assert (settled.proxy.record.number if settled.proxy.record else None) == number
+
+
+def test_the_plan_after_an_unfinished_run_begins_with_its_end() -> None:
+    observed = seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2, committed=False)
+    plan = with_recovery(plan_deploy(SETTINGS, after_recovery(observed), "v2"), observed.unfinished)
+    assert plan.steps[0].step == "recover"
+    assert "run-2" in plan.steps[0].detail
+    assert (plan.from_release, plan.colour, plan.number) == (release("v1"), GREEN, 4)
+
+
+def test_planning_asks_nothing_and_changes_nothing() -> None:
+    before = replace(STANDBY_V1, image=image("v3"))
+    plan_deploy(SETTINGS, before, "v3")
+    after_recovery(before)
+    assert before == replace(STANDBY_V1, image=image("v3"))
