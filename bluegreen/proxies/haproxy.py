@@ -11,6 +11,7 @@ from bluegreen.proxies import Upstreams
 from bluegreen.proxies.container import PORT, ROOT
 from bluegreen.proxies.driver import STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
+from bluegreen.settings import HAProxyTable
 
 MAIN = f"{ROOT}/haproxy.cfg"
 SERVICES = f"{ROOT}/services"
@@ -27,9 +28,16 @@ class HAProxy(Driver):
     def boot(self, networks: Sequence[str]) -> bool:
         files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
         files |= {path.removeprefix(f"{ROOT}/"): "" for path in (HOSTS, DOMAINS, LIVE)}
-        return self._container.boot(["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES], files, networks)
+        command = ["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES]
+        stats = self._options.stats
+        return self._container.boot(command, files, networks, published=(stats.bind,) if stats.bind else ())
+
+    @property
+    def _options(self) -> HAProxyTable:
+        return self._settings.proxy.haproxy
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        proxy, probe = self._settings.proxy, self._settings.probe
         return render(
             "haproxy-service.cfg.j2",
             salt=self._main(),
@@ -39,7 +47,12 @@ class HAProxy(Driver):
             colour=colour,
             switch="live" if self._live else "reload",
             live=LIVE,
-            max_body=self._settings.proxy.max_body.bytes,
+            max_body=proxy.max_body.bytes,
+            balance=proxy.balance,
+            read_timeout=proxy.read_timeout,
+            options=proxy.haproxy,
+            check_path=proxy.haproxy.httpchk if isinstance(proxy.haproxy.httpchk, str) else probe.path,
+            check_host=probe.host or self._service,
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -80,7 +93,8 @@ class HAProxy(Driver):
             "haproxy.cfg.j2",
             admin=ADMIN,
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
-            read_timeout_ms=round(settings.proxy.read_timeout * 1000),
+            read_timeout=settings.proxy.read_timeout,
+            options=self._options,
             port=PORT,
             hosts=HOSTS,
             domains=DOMAINS,

@@ -33,11 +33,13 @@ def patient(examples: int) -> settings:
 
 def having(path: str, value: object) -> dict[str, Any]:
     """The least settings there can be, with `value` at `path`."""
-    data = {"service": "shop", "app": {"port": 9000}}
-    table, _, key = path.rpartition(".")
-    part: Any = data
-    if table:
-        part = data.setdefault(table, {})
+    data: dict[str, Any] = {"service": "shop", "app": {"port": 9000}}
+    if path.startswith("proxy.haproxy"):
+        data["proxy"] = {"kind": "haproxy"}
+    *tables, key = path.split(".")
+    part = data
+    for table in tables:
+        part = part.setdefault(table, {})
     part[key] = value
     return data
 
@@ -204,7 +206,7 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("proxy.hosts", value) for value in (["é.com"], ["a b"], [64 * "a"], [".a"], ["a:80"], ["*.*.a"])),
         *(
             ("proxy.image", value)
-            for value in ("", "nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
+            for value in ("nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
         ),
         ("proxy.where", "host"),
         ("proxy.switch", "hard"),
@@ -418,25 +420,45 @@ def keys(model: type[subject.Table]) -> Iterator[str]:
             yield key
 
 
+def written(data: dict[str, Any], model: type[subject.Table] = Settings) -> Iterator[str]:
+    """The path of each key of the file."""
+    for key, value in data.items():
+        inner = model.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, subject.Table):
+            yield from (f"{key}.{name}" for name in written(value, inner))
+        else:
+            yield key
+
+
+def full_example() -> dict[str, Any]:
+    """Every key of the example, with the kind that takes every one."""
+    data = tomllib.loads(uncommented(example("shop")))
+    assert data["proxy"]["kind"] == "nginx"
+    data["proxy"]["kind"] = "haproxy"
+    return data
+
+
 def test_the_example_is_valid_as_it_is_and_says_no_more_than_the_defaults() -> None:
     assert parse(tomllib.loads(example("shop"))) == parse({"service": "shop", "app": {"port": 8000}})
 
 
 def test_the_example_is_valid_with_every_key_and_names_every_key() -> None:
-    data = tomllib.loads(uncommented(example("shop")))
+    data = full_example()
     assert parse(data)
-    written = [f"{table}.{key}" for table, part in data.items() if isinstance(part, dict) for key in part]
-    assert ["service", *written] == list(keys(Settings))
+    assert [*written(data), "proxy.haproxy.uid"] == [
+        *(key for key in keys(Settings) if key != "proxy.haproxy.uid"),
+        "proxy.haproxy.uid",  # instead of the user
+    ]
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
-    every, default = parse(tomllib.loads(uncommented(example("shop")))), parse(LEAST)
+    every, default = parse(full_example()), parse(LEAST)
     for path in keys(Settings):
         shown: Any = every
         value: Any = default
         for key in path.split("."):
             shown, value = getattr(shown, key), getattr(value, key)
-        if value and path != "app.port":
+        if value and path not in ("app.port", "proxy.kind"):
             assert shown == value, path
 
 
@@ -631,6 +653,21 @@ RENDERED = [
     ("proxy.switch", "auto"),
     ("proxy.max_body", "100m"),
     ("proxy.read_timeout", "60s"),
+    ("proxy.balance", "hdr(X-User)"),
+    ("proxy.balance", "url_param user"),
+    ("proxy.haproxy.log", "127.0.0.1:514 local0 info"),
+    ("proxy.haproxy.log", "/dev/log daemon"),
+    ("proxy.haproxy.log_send_hostname", "lb1"),
+    ("proxy.haproxy.user", "haproxy"),
+    ("proxy.haproxy.node", "lb1"),
+    ("proxy.haproxy.httpchk", "/health"),
+    ("proxy.haproxy.timeouts.connect", "2s"),
+    ("proxy.haproxy.check.inter", "1s"),
+    ("proxy.haproxy.server.cookie_prefix", "portal_"),
+    ("proxy.haproxy.cookie.name", "SERVERID"),
+    ("proxy.haproxy.cookie.mode", "insert"),
+    ("proxy.haproxy.cookie.domain", "example.com"),
+    ("proxy.haproxy.cookie.maxlife", "1h"),
     ("app.networks", "shop"),
     ("app.user", "app"),
     ("network.subnet", "10.0.0.0/24"),
@@ -651,11 +688,15 @@ def refusal_in_words() -> Iterator[None]:
 def hostile_in(found: object) -> set[str]:
     """The hostile characters in a value; a percent sign may stand before two hexadecimal digits."""
     text = re.sub("%[0-9A-Fa-f]{2}", "", "".join(found) if isinstance(found, tuple) else str(found))
+    if re.fullmatch(r"hdr\([A-Za-z0-9-]+\)|url_param [A-Za-z0-9_.-]+|uri( (len|depth) [0-9]+)*", text):
+        return set()
+    if re.fullmatch(r"[0-9a-z/.:\[\]-]+ [a-z0-9]+( [a-z]+)?", text):  # a log target
+        return set()
     return {char for char in text if char in HOSTILE or not char.isascii()}
 
 
 def in_list(path: str, value: str) -> object:
-    return [value] if path in ("proxy.hosts", "app.networks") else value
+    return [value] if path in ("proxy.hosts", "app.networks", "proxy.haproxy.log") else value
 
 
 @pytest.mark.parametrize(("path", "right"), RENDERED)
