@@ -102,7 +102,7 @@ body = "version {{number}}"
 {probe or 'timeout = "30s"'}
 
 [proxy]
-kind = "nginx"
+kind = "{nginx.partition(':')[0]}"
 image = "{nginx}"
 listen = "127.0.0.1:{service.port}"
 switch = "{switch}"
