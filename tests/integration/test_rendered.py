@@ -14,7 +14,7 @@ from typing import Any
 
 import docker
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import bluegreen
@@ -219,6 +219,7 @@ def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check]
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.generate],  # each example is a process in a container: to shrink one would take minutes
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(drawn(kind))

@@ -93,8 +93,8 @@ def test_the_cookie_names_the_colour_and_the_replica(make_service: Make) -> None
         proxy=f'[proxy.haproxy.server]\ncookie_prefix = "portal_"\n{COOKIE}',
     )
     service.deploy("v1")
-    met = {service.get().cookies["SERVERID"]: service.get().status_code for _ in range(6)}
-    assert set(met) == {"portal_blue1", "portal_blue2"}
+    met = {service.get().cookies["SERVERID"] for _ in range(6)}
+    assert met == {"portal_blue1", "portal_blue2"}
     strange = service.get(cookies={"SERVERID": "portal_green9"})
     assert strange.status_code == 200
     assert strange.cookies["SERVERID"] in met, "a value that nobody has is replaced"
