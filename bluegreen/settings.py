@@ -399,7 +399,7 @@ def _name_or_true(value: object) -> object:
 def _path_or_true(value: object) -> object:
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and not re.search(r"[,@*&~!]", value):
+    if isinstance(value, str) and _PATH.fullmatch(value):
         return _path(value)
     raise ValueError(f'{_shown(value)} is neither true, nor false, nor a path such as "/health"')
 
