@@ -79,12 +79,15 @@ class ProxyContainer:
         except NotFound:
             return None
 
-    def boot(self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str]) -> bool:
-        """It runs, with `files` in its volume if it is new, and is attached to `networks`. True if it is new."""
+    def boot(
+        self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
+    ) -> bool:
+        """It runs and is attached to `networks`. True if it is new: with `files` in its volume, and its ports on these
+        addresses of the host `published` beside the one it listens on."""
         container = self._inspect()
         new = container is None
         if container is None:
-            container = self._create(command, files)
+            container = self._create(command, files, published)
         elif (kind := container.labels.get("bluegreen.proxy")) != self.kind:
             raise Failed(
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
@@ -144,9 +147,10 @@ class ProxyContainer:
         except (APIError, NotFound) as error:
             raise SessionEnded(f"{self.name} does not run: {error.explanation or error}") from error
 
-    def _create(self, command: Sequence[str], files: Mapping[str, str]) -> Any:
+    def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
         labels = {"bluegreen.proxy": self.kind}
-        address, _, port = self.listen.rpartition(":")
+        ports = {f"{PORT}/tcp": _address(self.listen)}
+        ports |= {f"{address.rpartition(':')[2]}/tcp": _address(address) for address in published}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -157,7 +161,7 @@ class ProxyContainer:
                 name=self.name,
                 labels=labels,
                 network=self._network,
-                ports={f"{PORT}/tcp": (address.strip("[]"), int(port))},
+                ports=ports,
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
@@ -193,6 +197,11 @@ class ProxyContainer:
             if time.monotonic() > deadline:
                 raise Failed(f"the proxy {self.name} does not stay up: {self.log()}")
             time.sleep(0.1)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _archive(files: Mapping[str, str]) -> bytes:

@@ -11,7 +11,7 @@ from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import render
-from bluegreen.settings import Settings
+from bluegreen.settings import HAProxyTable, Settings
 
 
 class HAProxy(Driver):
@@ -29,9 +29,16 @@ class HAProxy(Driver):
     def boot(self, networks: Sequence[str]) -> bool:
         files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
         files |= {path.rpartition("/")[2]: "" for path in (self._hosts, self._domains, self._routes)}
-        return self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks)
+        stats = self._options.stats
+        published = (stats.bind,) if stats.bind else ()
+        return self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks, published)
+
+    @property
+    def _options(self) -> HAProxyTable:
+        return self._settings.proxy.haproxy
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        proxy, probe = self._settings.proxy, self._settings.probe
         return render(
             "haproxy-service.cfg.j2",
             salt=self._main(),
@@ -41,7 +48,13 @@ class HAProxy(Driver):
             colour=colour,
             switch="live" if self._live else "reload",
             live=self._routes,
-            max_body=self._settings.proxy.max_body.bytes,
+            max_body=proxy.max_body.bytes,
+            balance=proxy.balance,
+            read_timeout=proxy.read_timeout,
+            options=proxy.haproxy,
+            stats_bind=self._inside(proxy.haproxy.stats.bind or ""),
+            check_path=proxy.haproxy.httpchk if isinstance(proxy.haproxy.httpchk, str) else probe.path,
+            check_host=probe.host or self._service,
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -83,8 +96,9 @@ class HAProxy(Driver):
             admin=self._place.admin,
             owns_process=self._place.owns_process,
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
-            read_timeout_ms=round(settings.proxy.read_timeout * 1000),
-            bind=self._place.bind if ":" in self._place.bind else f":{self._place.bind}",
+            read_timeout=settings.proxy.read_timeout,
+            options=self._options,
+            bind=self._inside(self._place.bind),
             hosts=self._hosts,
             domains=self._domains,
             live=self._routes,
@@ -93,6 +107,10 @@ class HAProxy(Driver):
 
     def _files(self, text: str) -> Mapping[str, str]:
         return {self._main_file: self._main(), self._file: text}
+
+    def _inside(self, address: str) -> str:
+        """What to bind for an address of the host: on a host that one, in a container its port."""
+        return address if ":" in self._place.bind else f":{address.rpartition(':')[2]}"
 
     def _write_routes(self, backend: str) -> None:
         """After a restart, too, the service's hosts lead to it, and it to this backend."""

@@ -70,7 +70,9 @@ class ProxyHost:
                 hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
             ) from error
 
-    def boot(self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str]) -> bool:
+    def boot(
+        self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
+    ) -> bool:
         if not self.running():
             raise Failed(f"{self.name} does not run", hint=f"start it: systemctl start {self.kind}")
         # Only what is remembered: the config is the driver's to install, tested.

@@ -38,6 +38,7 @@ class Nginx(Driver):
             listen=self._place.bind,
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
+            spread=_spread(proxy.balance),
             max_body=proxy.max_body,
             read_timeout_ms=round(proxy.read_timeout * 1000),
             keepalive_min=tuple(map(int, self._running_version().split("."))) >= KEEPALIVE_MIN,
@@ -92,3 +93,21 @@ class Nginx(Driver):
 
     def _config(self) -> list[str]:
         return ["-c", self._place.main or self._settings.proxy.host.main]
+
+
+def _spread(balance: str) -> Mapping[str, str]:
+    """What nginx has for a way to spread requests: the variable that is hashed, made by a map of another or not."""
+    way, _, name = balance.replace("hdr(", "hdr ").rstrip(")").partition(" ")
+    match way:
+        case "leastconn":
+            return {"leastconn": way}
+        case "source":
+            return {"key": "$remote_addr"}
+        case "uri":
+            return {"key": "$uri"}
+        case "url_param":
+            return {"key": f"$bluegreen_arg_{name}", "map": f"$arg_{name}"}
+        case "hdr":
+            name = name.lower().replace("-", "_")
+            return {"key": f"$bluegreen_http_{name}", "map": f"$http_{name}"}
+    return {}

@@ -66,8 +66,11 @@ class Place(Protocol):
     def master(self) -> int:
         """The process id of the proxy's first process, as the agent sees it."""
 
-    def boot(self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str]) -> bool:
-        """The proxy runs and reaches the networks; `files` are in `root` if it is new. True if it is."""
+    def boot(
+        self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
+    ) -> bool:
+        """The proxy runs and reaches the networks. True if it is new: then `files` are in `root`, and what it listens
+        on at the ports of these addresses is `published` there."""
 
     def service_files(self, suffix: str) -> list[str]:
         """The services that have a file, whether the proxy runs or not."""
