@@ -7,7 +7,7 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images test lint test-unit test-contract test-integration demo demo-down soak bench clean
+.PHONY: help lab engine images test lint test-unit test-contract test-integration demo demo-down soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -50,11 +50,8 @@ demo: lab ## v1 live, v2 over it under load, back, a broken v3 refused; leaves t
 demo-down: .venv/.stamp ## remove what the demo left
 	@.venv/bin/bluegreen down --yes
 
-soak: lab ## the runs that take longer than `make test` may; results go to docs/
+soak: lab ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
-
-bench: lab ## measure; results go to docs/
-	@bench/run
 
 clean: ## remove .venv, caches and build output (containers and images stay)
 	rm -rf .venv .lab .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
