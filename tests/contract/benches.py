@@ -59,6 +59,8 @@ class ProxyBench(ABC):
     """A proxy that does not exist yet, in reach of two apps."""
 
     apps: Apps
+    refused = 502
+    """The status of a proxy's own answer when nobody takes the request."""
 
     @abstractmethod
     def driver(self) -> Proxy:
@@ -134,6 +136,7 @@ class ContainerBench(ProxyBench):
         self.apps = request.getfixturevalue("apps")
         self.port = request.getfixturevalue("free_port")()
         self.kind = image.partition(":")[0]
+        self.refused = {"nginx": 502, "haproxy": 503}[self.kind]
         proxy = {"kind": self.kind, "image": image, "switch": switch, "listen": self.listen}
         self.settings = settings_of(fresh_name(), proxy=proxy)
         self._made: list[Proxy] = []
