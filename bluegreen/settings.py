@@ -436,6 +436,11 @@ class AppTable(Table):
 class ProbeTable(Table):
     """When a release counts as ready: consecutive right answers from every replica."""
 
+    kind: Literal["http", "tcp"] | None = Field(
+        default=None,
+        description="What a right answer is: that of the app over http, or that its port accepts a connection (tcp)."
+        " Default: http, and tcp where proxy.mode is tcp.",
+    )
     path: Annotated[str, AfterValidator(_path)] = Field(default="/version", description="The path that is asked for.")
     body: Annotated[str, AfterValidator(_body)] | None = Field(
         default=None,
@@ -474,10 +479,81 @@ def _image_or_default(value: str, info: ValidationInfo) -> str:
     return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
 
 
+Balance = Literal["roundrobin", "leastconn"]
+
+
+def _names_a_machine(value: str) -> str:
+    if ipaddress.ip_address(value.rpartition(":")[0].strip("[]")).is_unspecified:
+        raise ValueError(f"{_shown(value)} is the address of no machine")
+    return value
+
+
+class TcpTable(Table):
+    """How connections are carried in tcp mode."""
+
+    timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+        default=300.0, description="How long a connection may be silent before it is closed."
+    )
+    connect_timeout: Annotated[Duration, _between("100ms", "1m")] = Field(
+        default=1.0, description="How long the app may take to accept a connection."
+    )
+
+
+class StaticTable(Table):
+    """A plain TCP load balancer in front of fixed servers, beside the service."""
+
+    name: Annotated[
+        str, _matching(_SERVICE.pattern, "a name: a-z, 0-9, _ and -, at most 41, a letter or digit first")
+    ] = Field(description="Its name.")
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        description="Where clients reach it: IPv4:port or [IPv6]:port."
+    )
+    servers: Annotated[
+        tuple[Annotated[str, AfterValidator(_listen), AfterValidator(_names_a_machine)], ...],
+        Field(strict=False, min_length=1, max_length=100),
+        AfterValidator(_distinct),
+    ] = Field(description="The servers, as addresses with a port.")
+    balance: Balance = Field(
+        default="roundrobin", description="In turn (roundrobin), or to the one with the fewest connections (leastconn)."
+    )
+    timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+        default=300.0, description="How long a connection may be silent before it is closed."
+    )
+    connect_timeout: Annotated[Duration, _between("100ms", "1m")] = Field(
+        default=1.0, description="How long a server may take to accept a connection."
+    )
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`, on the host and in the proxy's container."""
+        return int(self.listen.rpartition(":")[2])
+
+    @field_validator("listen")
+    @classmethod
+    def _not_the_proxys_own(cls, value: str) -> str:
+        port = value.rpartition(":")[2]
+        if port in ("8079", "8080", "8081"):
+            raise ValueError(f"port {port} is the proxy's own inside its container; choose another")
+        return value
+
+
+def _apart(values: tuple[StaticTable, ...]) -> tuple[StaticTable, ...]:
+    for key in ("name", "port"):
+        found = [getattr(value, key) for value in values]
+        for value in found:
+            if found.count(value) > 1:
+                raise ValueError(f"two entries have the {key} {value}")
+    return values
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
     kind: Literal["nginx", "haproxy"] = Field(default="nginx", description="Which proxy.")
+    mode: Literal["http", "tcp"] = Field(
+        default="http",
+        description="What is carried: HTTP requests, or TCP connections of any kind (tcp; one service an address).",
+    )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
@@ -502,10 +578,14 @@ class ProxyTable(Table):
         default="auto",
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
     )
+    static: Annotated[tuple[StaticTable, ...], _List, AfterValidator(_apart)] = Field(
+        default=(), description="Plain TCP load balancers in front of fixed servers, carried by the same proxy."
+    )
     max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
     read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
+    tcp: TcpTable = Field(default_factory=TcpTable)
 
     @property
     def address(self) -> str:
@@ -516,6 +596,34 @@ class ProxyTable(Table):
     def port(self) -> int:
         """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def live(self) -> bool:
+        """Whether traffic is switched in place."""
+        return self.switch != "reload" and not (self.kind == "nginx" and self.mode == "tcp")
+
+    @field_validator("hosts")
+    @classmethod
+    def _only_http_has_hosts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("mode") == "tcp":
+            raise ValueError("must be left out in tcp mode: a connection does not say which host it is for")
+        return value
+
+    @field_validator("switch")
+    @classmethod
+    def _possible(cls, value: str, info: ValidationInfo) -> str:
+        if value == "live" and (info.data.get("kind"), info.data.get("mode")) == ("nginx", "tcp"):
+            raise ValueError("can't be live with nginx in tcp mode, which only a reload switches: use reload or auto")
+        return value
+
+    @field_validator("static")
+    @classmethod
+    def _beside_the_service(cls, value: tuple[StaticTable, ...], info: ValidationInfo) -> tuple[StaticTable, ...]:
+        taken = info.data.get("listen")
+        for entry in value:
+            if entry.listen == taken:
+                raise ValueError(f"{entry.name} listens on {taken}, as the service does")
+        return value
 
     @field_validator("url", mode="before")
     @classmethod
@@ -612,6 +720,11 @@ class Settings(Table):
         """The name of the image of `release`: `repository:tag`."""
         return f"{self.image.repository}:{release.name}"
 
+    @property
+    def probe_kind(self) -> Literal["http", "tcp"]:
+        """What the probe and the witness ask for: an answer over http, or an accepted connection."""
+        return self.probe.kind or self.proxy.mode
+
     def expected_body(self, release: Release) -> str | None:
         """What the probe of `release` must answer, white space around it aside; None if any 2xx will do."""
         if self.probe.body is None:
@@ -629,6 +742,26 @@ class Settings(Table):
             valid = isinstance(service, str) and _SERVICE.fullmatch(service)
             return {**data, "image": {**image, "repository": service if valid else "x"}}
         return data
+
+    @field_validator("proxy")
+    @classmethod
+    def _probed_as_it_can_be(cls, proxy: ProxyTable, info: ValidationInfo) -> ProxyTable:
+        probe = info.data.get("probe")
+        if probe is None:
+            return proxy
+        words = ""
+        if proxy.mode == "http" and probe.kind == "tcp":
+            words = 'must be "tcp" for probe.kind = "tcp": an accepted connection says nothing of the app behind HTTP'
+        elif (probe.kind or proxy.mode) == "tcp":
+            unused = [f"probe.{key}" for key in ("path", "body", "host") if key in probe.model_fields_set]
+            if unused:
+                words = (
+                    f"makes the probe a connection, which has no use for {', '.join(unused)}:"
+                    ' probe.kind = "http" asks the app'
+                )
+        if words:
+            raise PydanticCustomError("probe", "{words}", {"key": "mode", "words": words})
+        return proxy
 
     @field_validator("network")
     @classmethod

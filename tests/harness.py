@@ -18,11 +18,14 @@ import docker
 import httpx
 
 REPOSITORY = Path(__file__).parents[1]
-PREFIX = "bgtest"
+BESIDE = os.environ.get("BLUEGREEN_TEST_BESIDE", "")
+"""Set to a letter for tests that run beside others on the same engine: with names and ports of their own."""
+
+PREFIX = f"bg{BESIDE}test" if BESIDE else "bgtest"
 IMAGES = "bluegreen-test/hippo_flask"
 NGINX = ["nginx:1.22", "nginx:stable"]
 MODES = ["live", "reload"]
-PORTS = range(20000, 29000)
+PORTS = range(10000, 19000) if BESIDE else range(20000, 29000)
 """Below the range from which the kernel gives ports to clients."""
 
 RELEASES = {

@@ -14,23 +14,28 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from bluegreen.errors import Failed
 from bluegreen.proxies.agent import Agent
+from bluegreen.settings import ProxyTable
 
 ROOT = "/bluegreen"
 """Where the volume is mounted in the container."""
 
 PORT = 8080
-"""What the proxy listens on inside the container; over 1024, so that it needs no privilege to bind."""
+TCP_PORT = 8081
+"""What the proxy listens on inside the container, in http and in tcp mode; over 1024, so that it needs no privilege."""
 
 
 class ProxyContainer:
     """The container at one address of the host. Its name comes from the address, so that services share it."""
 
-    def __init__(self, client: Any, kind: str, listen: str, image: str) -> None:
+    def __init__(self, client: Any, settings: ProxyTable) -> None:
         self._client = client
-        self.kind = kind
-        self.listen = listen
-        self.image = image
-        slug = re.sub(r"[^0-9A-Za-z.]+", "-", listen).strip("-")
+        self.kind = settings.kind
+        self.mode = settings.mode
+        self.listen = settings.listen
+        self.port = PORT if settings.mode == "http" else TCP_PORT
+        self.image = settings.image
+        self._statics = settings.static
+        slug = re.sub(r"[^0-9A-Za-z.]+", "-", self.listen).strip("-")
         self.name = f"bluegreen-proxy-{slug}"
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
         # (bluegreen-net-...), or joining one would move the ports and cut every connection.
@@ -55,6 +60,8 @@ class ProxyContainer:
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
                 hint=f"free the address {self.listen}, or choose another proxy.listen",
             )
+        elif networks:
+            self._check(container)
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -112,9 +119,27 @@ class ProxyContainer:
             gone.append(f"network {self._network}")
         return gone
 
+    def _check(self, container: Any) -> None:
+        """The container, made by an earlier run, can carry what the settings ask for now. Raises Failed if not."""
+        mode = container.labels.get("bluegreen.mode", "http")
+        if mode != self.mode:
+            raise Failed(
+                f"{self.name} was made for proxy.mode = {mode!r} and can't change it while it runs",
+                hint="bluegreen down, then deploy; or choose another proxy.listen",
+            )
+        published = container.attrs["HostConfig"]["PortBindings"] or {}
+        for entry in self._statics:
+            wanted = _binding(entry.listen)
+            found = [(each["HostIp"], int(each["HostPort"])) for each in published.get(f"{entry.port}/tcp") or ()]
+            if wanted not in found:
+                raise Failed(
+                    f"proxy.static: {self.name} runs without publishing {entry.listen} ({entry.name}), "
+                    "and a container's published ports can't change without making it anew",
+                    hint="bluegreen down, then deploy, which cuts the service; or leave the entry out",
+                )
+
     def _create(self, command: Sequence[str], files: Mapping[str, str]) -> Any:
-        labels = {"bluegreen.proxy": self.kind}
-        address, _, port = self.listen.rpartition(":")
+        labels = {"bluegreen.proxy": self.kind, "bluegreen.mode": self.mode}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -125,7 +150,10 @@ class ProxyContainer:
                 name=self.name,
                 labels=labels,
                 network=self._network,
-                ports={f"{PORT}/tcp": (address.strip("[]"), int(port))},
+                ports={
+                    f"{self.port}/tcp": _binding(self.listen),
+                    **{f"{entry.port}/tcp": _binding(entry.listen) for entry in self._statics},
+                },
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
@@ -144,9 +172,10 @@ class ProxyContainer:
             if new:
                 self.remove()
             if "already allocated" in words or "address already in use" in words:
+                taken = next((e.listen for e in self._statics if re.search(rf":{e.port}\b", words)), self.listen)
                 raise Failed(
-                    f"the address {self.listen} is taken by another program",
-                    hint=f"see which: ss -ltnp 'sport = :{self.listen.rpartition(':')[2]}'; or change proxy.listen",
+                    f"the address {taken} is taken by another program",
+                    hint=f"see which: ss -ltnp 'sport = :{taken.rpartition(':')[2]}'; or change the settings",
                 ) from error
             if "cannot assign requested address" in words:
                 raise Failed(
@@ -161,6 +190,12 @@ class ProxyContainer:
             if time.monotonic() > deadline:
                 raise Failed(f"the proxy {self.name} does not stay up: {self.log()}")
             time.sleep(0.1)
+
+
+def _binding(listen: str) -> tuple[str, int]:
+    """The address as the engine publishes it."""
+    address, _, port = listen.rpartition(":")
+    return address.strip("[]"), int(port)
 
 
 def _archive(files: Mapping[str, str]) -> bytes:

@@ -12,7 +12,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
-from bluegreen.proxies.container import PORT, ROOT, ProxyContainer
+from bluegreen.proxies.container import ROOT, ProxyContainer
 from bluegreen.proxies.templates import stamp_of
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
@@ -42,7 +42,7 @@ class Driver(ABC):
         self._services = f"{ROOT}/services"
         self._file = f"{self._services}/{self._service}{self.suffix}"
         self._state = f"{ROOT}/state/{self._service}"
-        self._live = settings.proxy.switch != "reload"
+        self._live = settings.proxy.live
         self._version = ""
         self._leaving: set[int] | None = None
         """The workers from before this run's last reload; None when another run made it, or nobody."""
@@ -59,7 +59,7 @@ class Driver(ABC):
             return ProxyState(switch=how)
         if container.status != "running":
             return ProxyState(exists=True, switch=how)
-        config = self._agent.read(self._file) if self._agent.exists(self._file) else ""
+        config = self._config()
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
         while config and colour is None:
@@ -80,8 +80,24 @@ class Driver(ABC):
             switch=how,
         )
 
+    def boot(self, networks: Sequence[str]) -> bool:
+        new = self._container.boot(self._command(), self._first_files(), networks)
+        if networks and self._settings.proxy.mode == "tcp":
+            names = {name.removesuffix(self.suffix) for name in self._container.files("services")} - {self._service}
+            if names:
+                raise Failed(
+                    f"{self.name} serves {', '.join(sorted(names))}, and in tcp mode an address is for one service",
+                    hint="choose another proxy.listen",
+                )
+        return new
+
     @abstractmethod
-    def boot(self, networks: Sequence[str]) -> bool: ...
+    def _command(self) -> Sequence[str]:
+        """What the container runs."""
+
+    @abstractmethod
+    def _first_files(self) -> Mapping[str, str]:
+        """What its volume holds when it is new."""
 
     @abstractmethod
     def render(self, upstreams: Upstreams, colour: Colour) -> str: ...
@@ -100,10 +116,16 @@ class Driver(ABC):
             self._install(self.render(upstreams, colour))
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
-        return self._agent.get(Endpoint("127.0.0.1", PORT), path, host=host, timeout=timeout)
+        return self._agent.get(Endpoint("127.0.0.1", self._container.port), path, host=host, timeout=timeout)
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
+
+    def connect(self, timeout: float) -> None:
+        self._agent.connect(Endpoint("127.0.0.1", self._container.port), timeout=timeout)
+
+    def connect_to(self, endpoint: Endpoint, timeout: float) -> None:
+        self._agent.connect(endpoint, timeout=timeout)
 
     def remove(self) -> list[str]:
         own = f"{self._service}{self.suffix}"
@@ -122,6 +144,10 @@ class Driver(ABC):
 
     def close(self) -> None:
         self._agent.close()
+
+    def _config(self) -> str:
+        """What `render` gave for the config that stands; empty if there is none."""
+        return self._agent.read(self._file) if self._agent.exists(self._file) else ""
 
     def _files(self, text: str) -> Mapping[str, str]:
         """All files that go with the service's own, `text`."""

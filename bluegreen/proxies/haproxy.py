@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
+from bluegreen.proxies.container import PORT, ROOT, TCP_PORT
 from bluegreen.proxies.driver import STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
 
@@ -24,10 +24,12 @@ class HAProxy(Driver):
     kind = "haproxy"
     suffix = ".cfg"
 
-    def boot(self, networks: Sequence[str]) -> bool:
+    def _command(self) -> Sequence[str]:
+        return ["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES]
+
+    def _first_files(self) -> Mapping[str, str]:
         files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
-        files |= {path.removeprefix(f"{ROOT}/"): "" for path in (HOSTS, DOMAINS, LIVE)}
-        return self._container.boot(["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES], files, networks)
+        return files | {path.removeprefix(f"{ROOT}/"): "" for path in (HOSTS, DOMAINS, LIVE)}
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         return render(
@@ -39,6 +41,10 @@ class HAProxy(Driver):
             colour=colour,
             switch="live" if self._live else "reload",
             live=LIVE,
+            mode=self._settings.proxy.mode,
+            port=TCP_PORT,
+            tcp=self._settings.proxy.tcp,
+            statics=self._settings.proxy.static,
             max_body=self._settings.proxy.max_body.bytes,
         )
 

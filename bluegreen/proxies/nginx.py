@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
+from bluegreen.proxies.container import PORT, ROOT, TCP_PORT, ProxyContainer
 from bluegreen.proxies.driver import STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
+from bluegreen.settings import Settings
 
 MAIN = f"{ROOT}/nginx.conf"
+STREAM_MAIN = f"{ROOT}/main/stream.conf"
+
+STREAM = "# For nginx's stream module:\n"
+"""In what `render` gives, the line that begins what goes into a file of its own, as it stands outside `http`."""
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
@@ -24,10 +30,16 @@ class Nginx(Driver):
     kind = "nginx"
     suffix = ".conf"
 
-    def boot(self, networks: Sequence[str]) -> bool:
+    def __init__(self, settings: Settings, container: ProxyContainer) -> None:
+        super().__init__(settings, container)
+        self._stream = f"{ROOT}/streams/{self._service}.conf"
+
+    def _command(self) -> Sequence[str]:
+        return ["nginx", "-c", MAIN, "-g", "daemon off;"]
+
+    def _first_files(self) -> Mapping[str, str]:
         main = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
-        files = {"nginx.conf": main, "services/": "", "state/": ""}
-        return self._container.boot(["nginx", "-c", MAIN, "-g", "daemon off;"], files, networks)
+        return {"nginx.conf": main, "services/": "", "state/": ""}
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         proxy = self._settings.proxy
@@ -40,8 +52,13 @@ class Nginx(Driver):
             switch="live" if self._live else "reload",
             state=self._state,
             port=PORT,
+            tcp_port=TCP_PORT,
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
+            mode=proxy.mode,
+            tcp=proxy.tcp,
+            statics=proxy.static,
+            stream=STREAM,
             max_body=proxy.max_body,
             read_timeout_ms=round(proxy.read_timeout * 1000),
             keepalive_min=tuple(map(int, self._running_version().split("."))) >= KEEPALIVE_MIN,
@@ -75,6 +92,32 @@ class Nginx(Driver):
             return self._agent.connections(endpoints)
         leaving = {pid for pid, is_leaving in self._workers().items() if is_leaving}
         return len(leaving if self._leaving is None else leaving & self._leaving)
+
+    def _config(self) -> str:
+        stream = self._agent.read(self._stream) if self._agent.exists(self._stream) else ""
+        return super()._config() + (STREAM + stream if stream else "")
+
+    def _files(self, text: str) -> Mapping[str, str]:
+        http, _, stream = text.partition(STREAM)
+        files = {self._file: http}
+        if stream:
+            files[STREAM_MAIN] = f"{self._load_stream()}stream {{\n    include {ROOT}/streams/*.conf;\n}}\n"
+        if stream or self._agent.exists(self._stream):
+            files[self._stream] = stream
+        return files
+
+    def _load_stream(self) -> str:
+        """What loads the stream module, where it is not built in. Raises Failed if the image has none."""
+        built = self._agent.run("nginx", "-V")[1]
+        if "--with-stream=dynamic" in built:
+            directory = re.search(r"--modules-path=(\S+)", built)
+            return f"load_module {directory[1] if directory else 'modules'}/ngx_stream_module.so;\n"
+        if "--with-stream" not in built.split():
+            raise Failed(f"{self._container.image} has no stream module", hint="set proxy.image to one that has")
+        return ""
+
+    def _forget(self) -> None:
+        self._agent.remove(self._stream)
 
     def _test(self) -> tuple[int, str]:
         return self._agent.run("nginx", "-t", "-q", "-c", MAIN)

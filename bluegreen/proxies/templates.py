@@ -20,6 +20,7 @@ def render(template: str, *, salt: str = "", **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # not HTML; the settings admit no character that a proxy would read as structure
     )
+    environment.filters["ms"] = lambda seconds: f"{round(seconds * 1000)}ms"
     text = environment.get_template(template).render(stamp=STAMP, **values)
     return text.replace(STAMP, hashlib.sha256((salt + text).encode()).hexdigest()[:12])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from harness import IMAGES, PORTS, PREFIX, RELEASES, REPOSITORY, Make, TestService
+from harness import BESIDE, IMAGES, PORTS, PREFIX, RELEASES, REPOSITORY, Make, TestService
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +71,8 @@ def make_service(
     def make(
         *,
         nginx: str = "nginx:stable",
+        kind: str = "nginx",
+        image: str | None = None,
         switch: str = "auto",
         port: int | None = None,
         hosts: list[str] | None = None,
@@ -102,8 +104,8 @@ body = "version {{number}}"
 {probe or 'timeout = "30s"'}
 
 [proxy]
-kind = "nginx"
-image = "{nginx}"
+kind = "{kind}"
+image = "{image or nginx}"
 listen = "127.0.0.1:{service.port}"
 switch = "{switch}"
 hosts = {json.dumps(hosts or [])}
@@ -145,7 +147,7 @@ def remove_all(engine: docker.DockerClient, service: TestService) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """What a run that was killed has left behind is gone; only names that tests give are touched."""
-    if hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput") or BESIDE:
         return
     with contextlib.closing(docker.from_env()) as client:
         for container in client.containers.list(all=True, ignore_removed=True):
