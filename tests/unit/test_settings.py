@@ -151,8 +151,14 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
     ("path", "value"),
     [
         *(("service", value) for value in ("", "Shop", "-a", "_a", "a.b", "a\n", 42 * "a", 1)),
-        *(("image.repository", value) for value in ("", "Shop", "shop:v1", "a//b", "a_", "a.com:0/b", 64 * "a")),
-        *(("image.repository", value) for value in ("/a", "a/", "shop@sha256:" + 64 * "a", "a/b\n", 256 * "b")),
+        *(
+            ("image.repository", value)
+            for value in ("", "Shop", "shop:v1", "a//b", "a_", "a.com:0/b", 64 * "a")
+        ),
+        *(
+            ("image.repository", value)
+            for value in ("/a", "a/", "shop@sha256:" + 64 * "a", "a/b\n", 256 * "b")
+        ),
         *(("image.context", value) for value in ("", " ", "a\0", "a\nb", 1)),
         *(("image.target", value) for value in ("", "a b", "-a")),
         *(("app.port", value) for value in (0, 65536, -1, "9000", 9000.0, True)),
@@ -163,30 +169,54 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("app.command", value) for value in ([], [""], "python3", [1], ["a\0"])),
         *(("app.networks", value) for value in (["host"], ["none"], ["a", "a"], ["container:x"], [""])),
         *(("app.volumes", value) for value in (["data"], ["./a:/b"], ["a:/b"], ["data:b"], ["data:/b:z"])),
-        *(("app.volumes", value) for value in (["data:/"], ["data:/a/.."], ["data:/a", "/x:/a/"], ["d1:/a\n"])),
+        *(
+            ("app.volumes", value)
+            for value in (["data:/"], ["data:/a/.."], ["data:/a", "/x:/a/"], ["d1:/a\n"])
+        ),
         *(("app.memory", value) for value in ("5m", "1t", "512mb", "1.5g", "-1m", "", 1.5, True)),
         *(("app.cpus", value) for value in (0, -1, float("inf"), float("nan"), "1", True)),
         *(("app.user", value) for value in ("", "a b", "a:b:c", "-a", ":a")),
         *(("probe.path", value) for value in ("", "version", "//a", "/a b", "/a\n", "/%zz", "/{x}", "/é")),
-        *(("probe.body", value) for value in ("", " ", "{version}", "{}", "{", "{{release}}", "{release!r}", "a\0")),
+        *(
+            ("probe.body", value)
+            for value in ("", " ", "{version}", "{}", "{", "{{release}}", "{release!r}", "a\0")
+        ),
         *(("probe.successes", value) for value in (0, 101, 1.5)),
         *(("probe.host", value) for value in ("", "a b", "a:0", "a:65536", "a;b", "*.a.com", "[::1", "::1")),
         *(("proxy.kind", value) for value in ("apache", "", 1, None)),
         *(("proxy.listen", value) for value in ("localhost:80", "127.0.0.1", "8080", ":80", "127.0.0.1:0")),
-        *(("proxy.listen", value) for value in ("127.0.0.1:65536", "127.1:80", "01.2.3.4:80", "::1:80", "[::1]")),
-        *(("proxy.listen", value) for value in ("[fe80::1%eth0]:80", "[::1%;]:80", "127.0.0.1:80\n", "1.2.3.4:٣")),
+        *(
+            ("proxy.listen", value)
+            for value in ("127.0.0.1:65536", "127.1:80", "01.2.3.4:80", "::1:80", "[::1]")
+        ),
+        *(
+            ("proxy.listen", value)
+            for value in ("[fe80::1%eth0]:80", "[::1%;]:80", "127.0.0.1:80\n", "1.2.3.4:٣")
+        ),
         *(
             ("proxy.url", value)
             for value in ("shop", "ftp://a", "http://", "http://u:p@a", "http://a/?b", "http://a#b")
         ),
-        *(("proxy.hosts", value) for value in ("a.com", ["*"], ["a.*"], ["~a"], ["a.com."], ["a.com", "A.com"])),
+        *(
+            ("proxy.hosts", value)
+            for value in ("a.com", ["*"], ["a.*"], ["~a"], ["a.com."], ["a.com", "A.com"])
+        ),
         *(("proxy.hosts", value) for value in (["é.com"], ["a b"], [64 * "a"], [".a"], ["a:80"], ["*.*.a"])),
-        *(("proxy.image", value) for value in ("", "nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")),
+        *(
+            ("proxy.image", value)
+            for value in ("", "nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
+        ),
         ("proxy.where", "host"),
         ("proxy.switch", "hard"),
         *(("proxy.max_body", value) for value in ("1.5m", "m", "-1", "1k;", "99999999g")),
-        *(("network.subnet", value) for value in ("10.0.0.1/24", "10.0.0.0/15", "10.0.0.0/29", "10.0.0.0", "a")),
-        *(("network.subnet", value) for value in ("::/64", "10.0.0.0/255.255.255.0", "127.0.0.0/24", "224.0.0.0/24")),
+        *(
+            ("network.subnet", value)
+            for value in ("10.0.0.1/24", "10.0.0.0/15", "10.0.0.0/29", "10.0.0.0", "a")
+        ),
+        *(
+            ("network.subnet", value)
+            for value in ("::/64", "10.0.0.0/255.255.255.0", "127.0.0.0/24", "224.0.0.0/24")
+        ),
         *(("network.pool", value) for value in ("10.0.0.0/7", "10.0.0.0/25", "169.254.0.0/16", "")),
         ("retire.old", "keep"),
         ("bake.seconds", 3601),
@@ -218,13 +248,16 @@ def test_the_release_is_no_argument_to_be_set() -> None:
     ("subnet", "replicas", "fits"),
     [("10.0.0.0/28", 3, None), ("10.0.0.0/28", 4, 27), ("10.0.0.0/26", 50, 24)],
 )
-def test_a_subnet_has_room_for_both_colours_in_its_lower_half(subnet: str, replicas: int, fits: int | None) -> None:
+def test_a_subnet_has_room_for_both_colours_in_its_lower_half(
+    subnet: str, replicas: int, fits: int | None
+) -> None:
     data = {"service": "a", "app": {"port": 1, "replicas": replicas}, "network": {"subnet": subnet}}
     if fits is None:
         assert parse(data).network.subnet == subnet
         return
     assert problems(data) == [
-        f"network.subnet: {subnet} is too small for {replicas} replicas a colour: it must be /{fits} or larger"
+        f"network.subnet: {subnet} is too small for {replicas} replicas a colour:"
+        f" it must be /{fits} or larger"
     ]
     data["network"] = {"subnet": f"10.0.0.0/{fits}"}
     assert parse(data)
@@ -494,9 +527,9 @@ def test_the_schema_describes_every_key_and_has_no_null() -> None:
         assert table["description"]
         for key, field in table["properties"].items():
             assert "description" in field or "$ref" in field, key
-    assert sum("$ref" not in field for table in (found, *tables) for field in table["properties"].values()) == len(
-        list(keys(Settings))
-    ) + len(subject.StaticTable.model_fields)
+    assert sum(
+        "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
+    ) == len(list(keys(Settings))) + len(subject.StaticTable.model_fields)
 
 
 # Release names
@@ -566,7 +599,9 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
         ("witness.timeout", "100ms", "0s", "5m", "6m"),
     ],
 )
-def test_a_duration_has_its_bounds(path: str, least: object, below: object, most: object, above: object) -> None:
+def test_a_duration_has_its_bounds(
+    path: str, least: object, below: object, most: object, above: object
+) -> None:
     assert at(path, least) < at(path, most)
     assert refused(path, below).startswith("must be from")
     assert refused(path, above).startswith("must be from")
@@ -579,7 +614,9 @@ def test_any_number_with_a_unit_is_that_many(number: int, unit: str) -> None:
     assert subject._duration(f"{number}{unit}") == pytest.approx(number * factor)
 
 
-@pytest.mark.parametrize(("text", "count"), [("0", 0), ("7", 7), ("2k", 2048), ("100m", 104857600), ("1g", 1 << 30)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("7", 7), ("2k", 2048), ("100m", 104857600), ("1g", 1 << 30)]
+)
 def test_a_size_is_its_text_and_knows_its_bytes(text: str, count: int) -> None:
     found = at("proxy.max_body", text)
     assert isinstance(found, Size)
@@ -679,7 +716,8 @@ VALUES = st.recursive(
     max_leaves=3,
 )
 TABLES = {
-    name: st.dictionaries(st.sampled_from(list(field.annotation.model_fields)) | WORDS, VALUES, max_size=4) | VALUES
+    name: st.dictionaries(st.sampled_from(list(field.annotation.model_fields)) | WORDS, VALUES, max_size=4)
+    | VALUES
     for name, field in Settings.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, subject.Table)
 }
