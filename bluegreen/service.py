@@ -69,7 +69,8 @@ class Service:
         Raises BluegreenError when no engine answers.
         """
         client = connect()
-        container = ProxyContainer(client, settings.proxy.kind, settings.proxy.listen, settings.proxy.image)
+        proxy = settings.proxy
+        container = ProxyContainer(client, proxy.kind, proxy.listen, proxy.image, proxy.tls_listen)
         driver = DRIVERS[settings.proxy.kind]
         service = cls(settings, client, DockerRuntime(client, settings), driver(settings, container))
         try:
@@ -156,6 +157,7 @@ class Service:
         *,
         recovery_suffices: bool = False,
     ) -> dict[str, Any]:
+        _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         host = self.runtime.name
 
@@ -237,6 +239,7 @@ class Service:
             rate=settings.witness.rate,
             connections=settings.witness.connections,
             timeout=settings.witness.timeout,
+            ca=settings.ca,
         )
         if observed.live:
             reason = witness.reachable()

@@ -33,6 +33,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
+from bluegreen.certificate import Pair, read_pair
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.model import Release
 
@@ -474,6 +475,28 @@ def _image_or_default(value: str, info: ValidationInfo) -> str:
     return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
 
 
+class TlsTable(Table):
+    """TLS at the proxy: the pair that clients are shown, and where."""
+
+    certificate: Text = Field(
+        description="The certificate with its chain, the server's own first: a PEM file, relative to this file."
+    )
+    key: Text = Field(description="Its private key without a passphrase: a PEM file, relative to this file.")
+    listen: Annotated[str, AfterValidator(_listen)] | None = Field(
+        default=None,
+        description="Where clients reach the proxy by https: IPv4:port or [IPv6]:port. Default: proxy.listen itself.",
+    )
+    http2: bool = Field(default=True, description="Whether HTTP/2 is offered.")
+    redirect: bool = Field(
+        default=True,
+        description="Whether plain http on proxy.listen is answered by a redirect to https, where `listen` is another.",
+    )
+    ca: Text | None = Field(
+        default=None,
+        description="What the witness trusts: a PEM file, relative to this file. Default: the usual authorities.",
+    )
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
@@ -481,10 +504,12 @@ class ProxyTable(Table):
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
+    tls: TlsTable | None = Field(default=None, description="TLS at the proxy. Default: none.")
     url: Annotated[str, AfterValidator(_url)] = Field(
         default="",
         validate_default=True,
-        description="The public address, which the witness asks. Default: http:// and what `listen` says.",
+        description="The public address, which the witness asks. Default: http:// and what `listen` says;"
+        " with TLS, https:// and what `tls.listen` says.",
     )
     hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)] = (
         Field(
@@ -517,15 +542,31 @@ class ProxyTable(Table):
         """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
 
+    @property
+    def tls_listen(self) -> str | None:
+        """Where the proxy speaks TLS; None if it does not."""
+        return (self.tls.listen or self.listen) if self.tls else None
+
+    @property
+    def redirects(self) -> bool:
+        """Whether `listen` only redirects to https."""
+        return self.tls is not None and self.tls.redirect and self.tls_listen != self.listen
+
+    @property
+    def plain(self) -> bool:
+        """Whether the service is served by plain http."""
+        return not self.redirects and self.tls_listen != self.listen
+
     @field_validator("url", mode="before")
     @classmethod
     def _from_listen(cls, value: object, info: ValidationInfo) -> object:
         if value != "":
             return value
         # Without a `listen` that is right, its problem is the one to tell.
-        host, _, port = info.data.get("listen", "localhost:80").rpartition(":")
+        listen, tls = info.data.get("listen", "localhost:80"), info.data.get("tls")
+        host, _, port = ((tls and tls.listen) or listen).rpartition(":")
         reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"http://{reached}:{port}"
+        return f"{'https' if tls else 'http'}://{reached}:{port}"
 
 
 class NetworkTable(Table):
@@ -586,6 +627,7 @@ class Settings(Table):
     witness: WitnessTable = Field(default_factory=WitnessTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
+    _pair: Pair | None = PrivateAttr(default=None)
 
     @property
     def root(self) -> Path:
@@ -598,14 +640,31 @@ class Settings(Table):
         return self._root / self.image.context
 
     @property
+    def pair(self) -> Pair | None:
+        """The certificate and the key of `proxy.tls`, read once. Raises SettingsError if they will not do."""
+        tls = self.proxy.tls
+        if tls and self._pair is None:
+            self._pair = read_pair(self._root / tls.certificate, self._root / tls.key, self.proxy.hosts)
+        return self._pair
+
+    @property
+    def ca(self) -> Path | None:
+        """The file with the authority that the witness trusts; None for the usual ones."""
+        tls = self.proxy.tls
+        return self._root / tls.ca if tls and tls.ca else None
+
+    @property
     def hash(self) -> str:
-        """12 hex digits over what decides how a release runs and is routed.
+        """12 hex digits over what decides how a release runs and is routed, a certificate's content included.
 
         A default that is written out does not change it, nor does a key that a later version adds.
+        Raises SettingsError if the certificate and its key will not do.
         """
         tables = {"app", "probe", "proxy", "network"}
         data = self.model_dump(include=tables, exclude_defaults=True)
         data["repository"] = self.image.repository
+        if self.pair:
+            data["certificate"] = self.pair.fingerprint
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def reference(self, release: Release) -> str:

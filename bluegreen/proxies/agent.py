@@ -64,9 +64,12 @@ class Agent:
     def exists(self, path: str) -> bool:
         return self.call("exists", path) == b"1"
 
-    def write(self, path: str, content: str) -> None:
-        """The file has this content; a reader sees the old one or the new one whole."""
-        self.call("write", path, content)
+    def write(self, path: str, content: str, *, secret: bool = False) -> None:
+        """The file has this content; a reader sees the old one or the new one whole.
+
+        A secret one can be read by nobody but the user that the proxy runs as (and root).
+        """
+        self.call("write", path, content, "1" if secret else "")
 
     def replace_lines(self, path: str, column: int, value: str, lines: str) -> None:
         """The lines of a shared file whose word number `column` is `value` are these; another writer's edit is kept."""

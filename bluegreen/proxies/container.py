@@ -21,14 +21,20 @@ ROOT = "/bluegreen"
 PORT = 8080
 """What the proxy listens on inside the container; over 1024, so that it needs no privilege to bind."""
 
+TLS_PORT = 8443
+"""The same for https."""
+
 
 class ProxyContainer:
     """The container at one address of the host. Its name comes from the address, so that services share it."""
 
-    def __init__(self, client: Any, kind: str, listen: str, image: str) -> None:
+    def __init__(self, client: Any, kind: str, listen: str, image: str, tls: str | None = None) -> None:
         self._client = client
         self.kind = kind
         self.listen = listen
+        self._ports = {f"{TLS_PORT}/tcp": _host_port(tls)} if tls else {}
+        if tls != listen:
+            self._ports[f"{PORT}/tcp"] = _host_port(listen)
         self.image = image
         slug = re.sub(r"[^0-9A-Za-z.]+", "-", listen).strip("-")
         self.name = f"bluegreen-proxy-{slug}"
@@ -55,6 +61,8 @@ class ProxyContainer:
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
                 hint=f"free the address {self.listen}, or choose another proxy.listen",
             )
+        elif networks:
+            self._check_ports(container)
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -114,7 +122,6 @@ class ProxyContainer:
 
     def _create(self, command: Sequence[str], files: Mapping[str, str]) -> Any:
         labels = {"bluegreen.proxy": self.kind}
-        address, _, port = self.listen.rpartition(":")
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -125,7 +132,7 @@ class ProxyContainer:
                 name=self.name,
                 labels=labels,
                 network=self._network,
-                ports={f"{PORT}/tcp": (address.strip("[]"), int(port))},
+                ports=self._ports,
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
@@ -136,6 +143,24 @@ class ProxyContainer:
         container.put_archive(ROOT, _archive(files))
         return container
 
+    @property
+    def _keys(self) -> str:
+        """The settings that say what is published."""
+        return "proxy.listen or proxy.tls.listen" if len(self._ports) > 1 else "proxy.listen"
+
+    def _check_ports(self, container: Any) -> None:
+        """Raises Failed if the container, whose ports were fixed when it was made, does not publish what it should."""
+        published = container.attrs["HostConfig"]["PortBindings"] or {}
+        for inside, (address, port) in self._ports.items():
+            if {"HostIp": address, "HostPort": str(port)} not in (published.get(inside) or []):
+                what = "https" if inside == f"{TLS_PORT}/tcp" else "plain http"
+                raise Failed(
+                    f"the proxy {self.name} does not publish {address}:{port} for {what}, and the ports of a container"
+                    " are fixed when it is made",
+                    hint="`bluegreen down` for each service of this proxy and deploy again, which interrupts them;"
+                    " or set another proxy.listen, which gets a proxy of its own",
+                )
+
     def _start(self, container: Any, new: bool) -> None:
         try:
             container.start()
@@ -144,14 +169,15 @@ class ProxyContainer:
             if new:
                 self.remove()
             if "already allocated" in words or "address already in use" in words:
+                ports = " or ".join(f"{address}:{port}" for address, port in self._ports.values())
+                sport = " or ".join(f"sport = :{port}" for _, port in self._ports.values())
                 raise Failed(
-                    f"the address {self.listen} is taken by another program",
-                    hint=f"see which: ss -ltnp 'sport = :{self.listen.rpartition(':')[2]}'; or change proxy.listen",
+                    f"the address {ports} is taken by another program",
+                    hint=f"see which: ss -ltnp '{sport}'; or change {self._keys}",
                 ) from error
             if "cannot assign requested address" in words:
-                raise Failed(
-                    f"the engine's host has no address {self.listen.rpartition(':')[0]}", hint="change proxy.listen"
-                ) from error
+                hosts = " or ".join(dict.fromkeys(address for address, _ in self._ports.values()))
+                raise Failed(f"the engine's host has no address {hosts}", hint=f"change {self._keys}") from error
             raise Failed(f"the proxy {self.name} does not start: {words}") from error
         deadline = time.monotonic() + 10
         while True:
@@ -161,6 +187,11 @@ class ProxyContainer:
             if time.monotonic() > deadline:
                 raise Failed(f"the proxy {self.name} does not stay up: {self.log()}")
             time.sleep(0.1)
+
+
+def _host_port(listen: str) -> tuple[str, int]:
+    address, _, port = listen.rpartition(":")
+    return address.strip("[]"), int(port)
 
 
 def _archive(files: Mapping[str, str]) -> bytes:

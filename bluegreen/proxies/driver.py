@@ -7,6 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
@@ -17,11 +18,17 @@ from bluegreen.proxies.templates import stamp_of
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
 
+INSIDE_PORT = 8078
+"""Where, on the proxy's loopback, a service that clients reach by https alone is served without it."""
+
 STATUS_PORT = 8079
 """Where, on the proxy's loopback, a running worker tells what it serves."""
 
 EFFECT = 30
 """Seconds that a reload may take until it has taken effect; a healthy proxy takes 0.1 to 0.2."""
+
+SECRETS = f"{ROOT}/tls"
+"""The directory of the certificates and keys of all services."""
 
 ANSWERS = 15
 """Seconds that a proxy which has just started may take to say what it serves."""
@@ -42,6 +49,7 @@ class Driver(ABC):
         self._services = f"{ROOT}/services"
         self._file = f"{self._services}/{self._service}{self.suffix}"
         self._state = f"{ROOT}/state/{self._service}"
+        self._secret = f"{SECRETS}/{self._service}"
         self._live = settings.proxy.switch != "reload"
         self._version = ""
         self._leaving: set[int] | None = None
@@ -100,7 +108,8 @@ class Driver(ABC):
             self._install(self.render(upstreams, colour))
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
-        return self._agent.get(Endpoint("127.0.0.1", PORT), path, host=host, timeout=timeout)
+        port = PORT if self._settings.proxy.plain else INSIDE_PORT
+        return self._agent.get(Endpoint("127.0.0.1", port), path, host=host, timeout=timeout)
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
@@ -113,7 +122,7 @@ class Driver(ABC):
         if own not in names:
             return []
         self.boot([])
-        self._agent.remove(self._file)
+        self._agent.remove(self._file, *self._secrets())
         self._forget()
         self._agent.run("rm", "-rf", self._state)
         self._reload(expect=None)
@@ -123,9 +132,21 @@ class Driver(ABC):
     def close(self) -> None:
         self._agent.close()
 
-    def _files(self, text: str) -> Mapping[str, str]:
-        """All files that go with the service's own, `text`."""
-        return {self._file: text}
+    def _files(self, text: str) -> Mapping[str, str | None]:
+        """All files that go with the service's own, `text`; None for one that must not be there."""
+        return {**self._secrets(), self._file: text}
+
+    @abstractmethod
+    def _secrets(self) -> Mapping[str, str | None]:
+        """The files with the service's certificate and its key, in the form that this proxy reads; None without TLS."""
+
+    def _https_port(self) -> str:
+        """What stands behind the host in an https address of the service: `:8443`, or nothing for the usual port."""
+        url = urlsplit(self._settings.proxy.url)
+        if url.scheme == "https":
+            return f":{url.port}" if url.port not in (None, 443) else ""
+        port = (self._settings.proxy.tls_listen or "").rpartition(":")[2]
+        return f":{port}" if port != "443" else ""
 
     def _forget(self) -> None:  # noqa: B027  (most proxies have no such file)
         """The service stands in no file that it shares with others."""
@@ -154,24 +175,24 @@ class Driver(ABC):
         old = {path: self._agent.read(path) if self._agent.exists(path) else None for path in files}
         if files == old and self._serving()[0] == stamp:
             return
-        for path, content in files.items():
-            self._agent.write(path, content)
+        self._lay(files)
         code, words = self._test()
         if code:
-            self._put_back(old)
+            self._lay(old)
             raise Failed(f"{self.kind} refuses the new config, and the old one is back: {words}")
         try:
             self._reload(expect=stamp)
         except Failed:
-            self._put_back(old)
+            self._lay(old)
             raise
 
-    def _put_back(self, old: Mapping[str, str | None]) -> None:
-        for path, content in old.items():
+    def _lay(self, files: Mapping[str, str | None]) -> None:
+        """The files are as given, one with None is gone, and a secret is for the proxy alone."""
+        for path, content in files.items():
             if content is None:
                 self._agent.remove(path)
             else:
-                self._agent.write(path, content)
+                self._agent.write(path, content, secret=path.startswith(f"{SECRETS}/"))
 
     def _reload(self, expect: str | None) -> None:
         """Every worker from before is leaving or gone, and the new ones serve the file stamped `expect`."""

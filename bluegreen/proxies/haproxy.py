@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
-from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.container import PORT, ROOT, TLS_PORT
+from bluegreen.proxies.driver import INSIDE_PORT, SECRETS, STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
+from bluegreen.runtimes.session import SessionEnded
 
 MAIN = f"{ROOT}/haproxy.cfg"
 SERVICES = f"{ROOT}/services"
@@ -30,16 +31,19 @@ class HAProxy(Driver):
         return self._container.boot(["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        proxy, pair = self._settings.proxy, self._settings.pair
         return render(
             "haproxy-service.cfg.j2",
-            salt=self._main(),
+            salt=self._main() + (pair.fingerprint if pair else ""),
             service=self._service,
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
             colour=colour,
             switch="live" if self._live else "reload",
             live=LIVE,
-            max_body=self._settings.proxy.max_body.bytes,
+            max_body=proxy.max_body.bytes,
+            plain=proxy.plain,
+            redirect=self._https_port() if proxy.redirects else None,
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -74,22 +78,40 @@ class HAProxy(Driver):
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)
 
-    def _main(self) -> str:
+    def _main(self, *, own: bool = True) -> str:
+        """The main file; without what this service needs in it unless `own`."""
         settings = self._settings
+        tls = settings.proxy.tls if own else None
         return render(
             "haproxy.cfg.j2",
             admin=ADMIN,
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
             read_timeout_ms=round(settings.proxy.read_timeout * 1000),
             port=PORT,
+            inside_port=INSIDE_PORT,
+            tls_port=TLS_PORT if tls or self._others_have_tls() else None,
+            secrets=SECRETS,
+            http2=tls is None or tls.http2,
             hosts=HOSTS,
             domains=DOMAINS,
             live=LIVE,
             status_port=STATUS_PORT,
         )
 
-    def _files(self, text: str) -> Mapping[str, str]:
-        return {MAIN: self._main(), self._file: text}
+    def _files(self, text: str) -> Mapping[str, str | None]:
+        return {**super()._files(text), MAIN: self._main()}
+
+    def _secrets(self) -> Mapping[str, str | None]:
+        pair = self._settings.pair
+        return {f"{self._secret}.pem": f"{pair.certificate.rstrip()}\n{pair.key}" if pair else None}
+
+    def _others_have_tls(self) -> bool:
+        """Whether the directory of certificates, which the main file names, holds another service's."""
+        try:
+            names = self._agent.run("ls", SECRETS)[1].split()
+        except SessionEnded:
+            return False
+        return bool({name for name in names if name.endswith(".pem")} - {f"{self._service}.pem"})
 
     def _write_routes(self, backend: str) -> None:
         """After a restart, too, the service's hosts lead to it, and it to this backend."""
@@ -104,6 +126,7 @@ class HAProxy(Driver):
         self._agent.replace_lines(HOSTS, 1, self._service, "")
         self._agent.replace_lines(DOMAINS, 1, self._service, "")
         self._agent.replace_lines(LIVE, 0, self._service, "")
+        self._agent.write(MAIN, self._main(own=False))
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""

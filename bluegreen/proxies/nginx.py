@@ -8,14 +8,18 @@ from importlib import resources
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.container import PORT, ROOT
-from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.container import PORT, ROOT, TLS_PORT
+from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
 
 MAIN = f"{ROOT}/nginx.conf"
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
+
+
+HTTP2_WORD = (1, 25, 1)
+"""The version from which on HTTP/2 is a directive of its own and no word of `listen`."""
 
 
 class Nginx(Driver):
@@ -30,9 +34,11 @@ class Nginx(Driver):
         return self._container.boot(["nginx", "-c", MAIN, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
-        proxy = self._settings.proxy
+        proxy, pair = self._settings.proxy, self._settings.pair
+        version = tuple(map(int, self._running_version().split(".")))
         return render(
             "nginx-service.conf.j2",
+            salt=pair.fingerprint if pair else "",
             service=self._service,
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
@@ -44,7 +50,14 @@ class Nginx(Driver):
             hosts=proxy.hosts,
             max_body=proxy.max_body,
             read_timeout_ms=round(proxy.read_timeout * 1000),
-            keepalive_min=tuple(map(int, self._running_version().split("."))) >= KEEPALIVE_MIN,
+            keepalive_min=version >= KEEPALIVE_MIN,
+            plain=proxy.plain,
+            redirect=self._https_port() if proxy.redirects else None,
+            inside_port=INSIDE_PORT,
+            tls_port=TLS_PORT if pair else None,
+            pair=self._secret,
+            http2=proxy.tls is not None and proxy.tls.http2,
+            http2_word=version >= HTTP2_WORD,
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -75,6 +88,13 @@ class Nginx(Driver):
             return self._agent.connections(endpoints)
         leaving = {pid for pid, is_leaving in self._workers().items() if is_leaving}
         return len(leaving if self._leaving is None else leaving & self._leaving)
+
+    def _secrets(self) -> Mapping[str, str | None]:
+        pair = self._settings.pair
+        return {
+            f"{self._secret}.crt": pair.certificate if pair else None,
+            f"{self._secret}.key": pair.key if pair else None,
+        }
 
     def _test(self) -> tuple[int, str]:
         return self._agent.run("nginx", "-t", "-q", "-c", MAIN)
