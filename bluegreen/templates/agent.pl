@@ -65,11 +65,11 @@ my %verbs = (
         my $new = "$directory/.$name.new";
         my ($user, $group) = (stat '/proc/1')[4, 5];
         if (!-d $directory) {
-            mkdir $directory, $secret ? 0700 : 0755 or die "$directory: $!\n";
+            mkdir $directory, ($secret ? 0700 : 0755) or die "$directory: $!\n";
             chown $user, $group, $directory or die "$directory: $!\n" if $secret;
         }
         unlink $new;
-        my $mask = umask $secret ? 0077 : 0022;
+        my $mask = umask($secret ? 0077 : 0022);
         open my $file, '>', $new or die "$new: $!\n";
         umask $mask;
         chown $user, $group, $new or die "$new: $!\n" if $secret;

@@ -71,6 +71,8 @@ def make_service(
     def make(
         *,
         nginx: str = "nginx:stable",
+        kind: str = "nginx",
+        image: str | None = None,
         switch: str = "auto",
         port: int | None = None,
         hosts: list[str] | None = None,
@@ -102,8 +104,8 @@ body = "version {{number}}"
 {probe or 'timeout = "30s"'}
 
 [proxy]
-kind = "nginx"
-image = "{nginx}"
+kind = "{kind}"
+image = "{image or nginx}"
 listen = "127.0.0.1:{service.port}"
 switch = "{switch}"
 hosts = {json.dumps(hosts or [])}
