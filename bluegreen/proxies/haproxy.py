@@ -26,7 +26,8 @@ class HAProxy(Driver):
     suffix = ".cfg"
 
     def boot(self, networks: Sequence[str]) -> bool:
-        files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
+        # The certificates come with the first install: a directory without one would keep HAProxy from starting.
+        files = {"haproxy.cfg": self._main(own=False), "services/": "", "state/": ""}
         files |= {path.removeprefix(f"{ROOT}/"): "" for path in (HOSTS, DOMAINS, LIVE)}
         return self._container.boot(["haproxy", "-W", "-db", "-f", MAIN, "-f", SERVICES], files, networks)
 
