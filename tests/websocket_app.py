@@ -27,6 +27,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             body = json.dumps(headers) if path == "/headers" else f"version {RELEASE.removeprefix('v')}\n"
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
             await writer.drain()
+            if headers.get("connection", "").lower() == "close":
+                return
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
