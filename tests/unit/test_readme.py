@@ -1,0 +1,28 @@
+"""What README shows is what is there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from bluegreen.cli import main
+from bluegreen.settings import parse
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_settings_in_readme_are_those_of_the_demo() -> None:
+    shown = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert shown
+    assert parse(tomllib.loads(shown[1])) == parse(tomllib.loads((ROOT / "bluegreen.toml").read_text()))
+
+
+def test_readme_names_every_command() -> None:
+    assert set(re.findall(r"^\| `bluegreen (\w+)", README, re.MULTILINE)) == set(main.commands)
+
+
+def test_every_page_that_readme_links_is_there() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
