@@ -21,6 +21,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 import itertools  # noqa: E402
 import logging  # noqa: E402
 import select  # noqa: E402
+import socket  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 
@@ -31,6 +32,7 @@ from waitress.server import create_server  # noqa: E402
 
 RELEASE = os.environ.get("RELEASE", "v0")
 VERSION = f"version {'0' if BROKEN == 'wrong-version' else RELEASE.removeprefix('v')}\n"
+REPLICA = socket.gethostname()
 DIES_AFTER = float(os.environ.get("DIES_AFTER", "3"))  # seconds after the first good answer of /version
 LINGER = 0.1  # seconds of quiet before the end, for a request that is on its way when the last answer leaves
 
@@ -49,6 +51,7 @@ def seconds() -> float:
 @app.after_request
 def name_release(response: Response) -> Response:
     response.headers["X-Release"] = RELEASE
+    response.headers["X-Replica"] = REPLICA
     return response
 
 

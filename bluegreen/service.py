@@ -26,7 +26,11 @@ from bluegreen.observe import observe
 from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
+from bluegreen.proxies.driver import Driver
+from bluegreen.proxies.haproxy import HAProxy
+from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
+from bluegreen.proxies.place import Place
 from bluegreen.receipt import receipt
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import connect
@@ -34,6 +38,8 @@ from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
 from bluegreen.steps import Run, recover
 from bluegreen.witness import Witness
+
+DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
 Emit = Callable[[Event], None]
 Planner = Callable[[Observed], Plan]
@@ -66,8 +72,14 @@ class Service:
         Raises BluegreenError when no engine answers.
         """
         client = connect()
-        container = ProxyContainer(client, settings.proxy.kind, settings.proxy.listen, settings.proxy.image)
-        service = cls(settings, client, DockerRuntime(client, settings), Nginx(settings, container))
+        proxy = settings.proxy
+        place: Place = (
+            ProxyHost(settings)
+            if proxy.where == "host"
+            else ProxyContainer(client, proxy.kind, proxy.listen, proxy.image)
+        )
+        driver = DRIVERS[settings.proxy.kind]
+        service = cls(settings, client, DockerRuntime(client, settings), driver(settings, place))
         try:
             yield service
         except (DockerException, RequestException) as error:

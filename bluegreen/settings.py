@@ -189,7 +189,8 @@ def _ip(text: str) -> str:
 
 
 def _listen(value: str) -> str:
-    match = _ADDRESS_AND_PORT.fullmatch(value)
+    # HAProxy's old way to say it, "webfarm 10.101.22.76:80", has a name before the address.
+    match = _ADDRESS_AND_PORT.fullmatch(re.sub(r"\A[A-Za-z][A-Za-z0-9_.-]{0,63} ", "", value))
     if match and match["port"]:
         try:
             host = _ip(match["host"])
@@ -270,6 +271,12 @@ def _image_reference(value: str) -> str:
     return value
 
 
+def _absolute(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9_.@+-]+)+", value) or ".." in value.split("/"):
+        raise ValueError(f'{_shown(value)} is not an absolute path of letters, digits and "/_.@+-"')
+    return value
+
+
 def _network_name(value: str) -> str:
     if not _NETWORK.fullmatch(value):
         raise ValueError(f"{_shown(value)} is not the name of a network")
@@ -334,6 +341,83 @@ def _pool(value: str) -> str:
     if not 8 <= _ipv4_network(value).prefixlen <= 24:
         raise ValueError(f"{_shown(value)} must be from /8 to /24")
     return value
+
+
+_BALANCE = re.compile(
+    r"roundrobin|static-rr|leastconn|source"
+    r"|uri(?P<limits>(?: len [1-9][0-9]{0,3})?(?: depth [1-9][0-9]{0,2})?)"
+    r"|url_param (?P<param>[A-Za-z0-9_.-]{1,64})"
+    r"|hdr\((?P<header>[A-Za-z0-9-]{1,64})\)"
+)
+
+
+def _balance(value: str, info: ValidationInfo) -> str:
+    match = _BALANCE.fullmatch(value)
+    if not match:
+        raise ValueError(
+            f"{_shown(value)} is none of roundrobin, static-rr, leastconn, source, uri, uri len N, uri depth N,"
+            " uri len N depth N, url_param NAME and hdr(NAME)"
+        )
+    if info.data.get("kind") == "nginx":
+        if match["limits"]:
+            raise ValueError("uri with len or depth is HAProxy's; nginx knows uri alone")
+        if match["param"] and not re.fullmatch(r"[A-Za-z0-9_]+", match["param"]):
+            raise ValueError(f"nginx knows no parameter {_shown(match['param'])}: only letters, digits and _")
+    return value
+
+
+def _milliseconds(value: object) -> object:
+    """HAProxy's own way to write a time, a whole number of milliseconds, as seconds."""
+    return value / 1000 if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**12 else value
+
+
+_FACILITY = re.compile(
+    r"kern|user|mail|daemon|auth2?|syslog|lpr|news|uucp|cron2?|ftp|ntp|audit|alert|local[0-7]",
+)
+_LEVELS = frozenset(["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"])
+
+
+def _log_target(value: str) -> str:
+    target, _, rest = value.partition(" ")
+    facility, _, level = rest.partition(" ")
+    known = bool(_FACILITY.fullmatch(facility)) and (level in _LEVELS or rest == facility)
+    if target.startswith("/"):
+        known = known and bool(re.fullmatch(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}){1,3}", target))
+    elif target not in ("stdout", "stderr"):
+        try:
+            target = _listen(target)
+        except ValueError:
+            known = False
+    if not known:
+        raise ValueError(
+            f'{_shown(value)} is not a log target such as "127.0.0.1:514 local0 info", "/dev/log daemon" or'
+            ' "stdout local0 notice"'
+        )
+    return f"{target} {rest}"
+
+
+def _name_or_true(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, str) and _is_host(value)):
+        return value
+    raise ValueError(f"{_shown(value)} is neither true, nor false, nor a host name")
+
+
+def _path_or_true(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and _PATH.fullmatch(value):
+        return _path(value)
+    raise ValueError(f'{_shown(value)} is neither true, nor false, nor a path such as "/health"')
+
+
+def _stats_bind(value: str) -> str:
+    value = _listen(value)
+    if int(value.rpartition(":")[2]) in _TAKEN:
+        raise ValueError(f"{_shown(value)}: the ports {' and '.join(map(str, _TAKEN))} are taken inside the proxy")
+    return value
+
+
+_TAKEN = (8079, 8080)
 
 
 def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -466,10 +550,242 @@ class ProbeTable(Table):
         return value
 
 
+_crypt = _matching(
+    r"\$[56]\$(?:rounds=[0-9]{4,6}\$)?[A-Za-z0-9./]{1,16}\$[A-Za-z0-9./]{43,86}",
+    "a password's hash as `openssl passwd -6` prints it",
+)
+
+
+def _says_something(data: object) -> bool:
+    return any(map(_says_something, data.values())) if isinstance(data, dict) else True
+
+
+IMAGES = {"nginx": "nginx:stable", "haproxy": "haproxy:3.2"}
+"""The image of each kind of proxy, unless the settings name one."""
+
+
+def _image_or_default(value: str, info: ValidationInfo) -> str:
+    return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
+
+
+class HostTable(Table):
+    """The proxy that a person has installed on the host."""
+
+    directory: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="The directory that the proxy reads. Default: /etc/nginx/conf.d or /etc/haproxy/conf.d.",
+    )
+    main: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="The main config file. Default: /etc/nginx/nginx.conf, /etc/haproxy/haproxy.cfg.",
+    )
+    whole: bool = Field(default=False, description="Whether the main config file is bluegreen's own, to be replaced.")
+    pid_file: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="",
+        validate_default=False,
+        description="Where the proxy writes its process id. Default: /run/nginx.pid, /run/haproxy.pid.",
+    )
+    socket: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="/run/haproxy/admin.sock", description="HAProxy's admin socket (`stats socket ... level admin`)."
+    )
+    reload: Annotated[tuple[Annotated[str, _matching(r"[A-Za-z0-9_./:=@+,-]+", "a word")], ...], _List] = Field(
+        default=(),
+        description="The command that reloads the proxy. Default: systemctl where systemd runs, else its own way.",
+    )
+
+
+HOST_DEFAULTS = {
+    "nginx": {"directory": "/etc/nginx/conf.d", "main": "/etc/nginx/nginx.conf", "pid_file": "/run/nginx.pid"},
+    "haproxy": {
+        "directory": "/etc/haproxy/conf.d",
+        "main": "/etc/haproxy/haproxy.cfg",
+        "pid_file": "/run/haproxy.pid",
+    },
+}
+"""Where each kind of proxy has its files in Debian's packages."""
+
+
+Connections = Annotated[int, Field(ge=1, le=1_000_000)]
+Patience = Annotated[Duration, _between("10ms", "24h")]
+Milliseconds = Annotated[
+    float,
+    BeforeValidator(_duration),
+    BeforeValidator(_milliseconds),
+    _between("10ms", "24h"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h)$"},
+                {"type": "integer", "minimum": 10},
+            ]
+        }
+    ),
+]
+"""Seconds, written as `"200ms"` or `"2s"`, or as a whole number of milliseconds, as HAProxy has it."""
+
+
+class TimeoutsTable(Table):
+    """How long HAProxy waits for what."""
+
+    connect: Patience = Field(default=2.0, description="For a connection to a replica.")
+    client: Patience | None = Field(default=None, description="For a silent client. Default: proxy.read_timeout.")
+    server: Patience | None = Field(default=None, description="For a silent replica. Default: proxy.read_timeout.")
+    http_request: Patience = Field(default=30.0, description="For the whole head of a request.")
+    http_keep_alive: Patience = Field(default=75.0, description="For the next request on a connection.")
+    queue: Patience | None = Field(
+        default=None, description="For a free connection of a full replica. Default: as connect."
+    )
+    tunnel: Patience = Field(default=3600.0, description="For a silent WebSocket.")
+    check: Patience | None = Field(
+        default=None, description="For the answer to a health check. Default: the time between two of them."
+    )
+
+
+class CheckTable(Table):
+    """The health check of each replica, where there are several or `httpchk` is set."""
+
+    inter: Milliseconds = Field(
+        default=1.0, description='The time between two checks: "1s", or a whole number of milliseconds (1000).'
+    )
+    rise: int = Field(default=2, ge=1, le=100, description="How many good checks in a row bring a replica back.")
+    fall: int = Field(default=2, ge=1, le=100, description="How many bad checks in a row take a replica out.")
+
+
+class ServerTable(Table):
+    """What is said of each replica."""
+
+    weight: int = Field(default=1, ge=1, le=256, description="Its weight; the replicas of a colour all have the same.")
+    maxconn: Connections | None = Field(
+        default=None, description="How many requests it gets at once; further ones wait. Default: no limit."
+    )
+    cookie_prefix: Annotated[str, _matching(r"[A-Za-z0-9_.-]{0,40}", "the beginning of a cookie's value")] = Field(
+        default="",
+        description="What begins a replica's value of the cookie; its colour and number follow: portal_blue1.",
+    )
+
+
+class CookieTable(Table):
+    """Sticky sessions: the cookie that ties a client to a replica."""
+
+    name: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,64}", "the name of a cookie")] | None = Field(
+        default=None, description="The cookie's name. Default: clients are not tied."
+    )
+    mode: Literal["rewrite", "insert", "prefix"] = Field(
+        default="insert",
+        description="insert: the proxy sets it; rewrite: the app sets it and the proxy its value;"
+        " prefix: the replica's value goes before the app's own.",
+    )
+    domain: Annotated[str, _matching(rf"\.?{_HOST.pattern}", "a domain")] | None = Field(
+        default=None, description="The cookie's domain; with insert only. Default: the host that was asked."
+    )
+    httponly: bool = Field(default=True, description="Scripts in the page can't read it; with insert only.")
+    secure: bool = Field(default=False, description="It travels over TLS only; with insert only.")
+    maxidle: Annotated[Duration, _between("1s", "8760h")] | None = Field(
+        default=None, description="After so long without a request it counts no more; with insert only."
+    )
+    maxlife: Annotated[Duration, _between("1s", "8760h")] | None = Field(
+        default=None, description="After so long it counts no more; with insert only."
+    )
+
+    @model_validator(mode="after")
+    def _inserted(self) -> CookieTable:
+        only = sorted(self.model_fields_set & {"domain", "httponly", "secure", "maxidle", "maxlife"})
+        if self.mode != "insert" and only:
+            raise PydanticCustomError("mode", "goes with mode = 'insert' only", {"key": only[0]})
+        return self
+
+
+class StatsTable(Table):
+    """HAProxy's page about itself. It is never open to the world: it needs a loopback `bind`, or a user."""
+
+    uri: Annotated[str, _matching(r"(?:/[A-Za-z0-9_.-]+)+", 'a path such as "/admin"')] | None = Field(
+        default=None, description="The page's path. Default: there is no such page."
+    )
+    bind: Annotated[str, AfterValidator(_stats_bind)] | None = Field(
+        default=None,
+        description="The address of the engine's host that it is published on, when the proxy's container is made."
+        " Default: the service's own.",
+    )
+    user: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,32}", "a user's name")] | None = Field(
+        default=None, description="Who may see it. Needed unless `bind` is a loopback address."
+    )
+    password: Annotated[str, _crypt] | None = Field(
+        default=None,
+        repr=False,
+        description="The user's password as `openssl passwd -6` prints it: a hash, so that no file holds the password.",
+    )
+
+    @model_validator(mode="after")
+    def _closed(self) -> StatsTable:
+        key = words = ""
+        loopback = self.bind is not None and ipaddress.ip_address(self.bind.rpartition(":")[0].strip("[]")).is_loopback
+        if (self.user is None) != (self.password is None):
+            key = "password" if self.password is None else "user"
+            words = "is missing: user and password go together"
+        elif self.uri and not self.user and not loopback:
+            key, words = "uri", "would be open to the world: set user and password, or bind it to a loopback address"
+        if key:
+            raise PydanticCustomError("open", words, {"key": key})
+        return self
+
+
+class HAProxyTable(Table):
+    """What only HAProxy has; for kind = "haproxy"."""
+
+    daemon: bool = Field(
+        default=False,
+        description="Taken as HAProxy's own files have it, without effect in a container, whose first process"
+        " stays in the foreground.",
+    )
+    log: Annotated[tuple[Annotated[str, AfterValidator(_log_target)], ...], _List, AfterValidator(_distinct)] = Field(
+        default=(), description='Where it logs: "ADDRESS FACILITY" or "ADDRESS FACILITY LEVEL". Default: nowhere.'
+    )
+    log_send_hostname: Annotated[bool | str, BeforeValidator(_name_or_true)] = Field(
+        default=False, description="Whether log lines carry the host's name, or the name they carry."
+    )
+    uid: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="The user id that a worker started by root changes to."
+    )
+    user: Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "a user")] | None = Field(
+        default=None, description="The same by name; the image must know it."
+    )
+    node: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,64}", "a name")] | None = Field(
+        default=None, description="This node's name on the page of statistics, of several that share an address."
+    )
+    maxconn: Connections = Field(default=4000, description="How many connections it takes at all.")
+    frontend_maxconn: Connections | None = Field(
+        default=None, description="How many of them clients may have (`maxconn` of `defaults`). Default: all."
+    )
+    httpchk: Annotated[bool | str, BeforeValidator(_path_or_true)] = Field(
+        default=False,
+        description="The path that health checks ask for, or true for the probe's. Default: a connection suffices.",
+    )
+    log_health_checks: bool = Field(default=False, description="Whether every change of a check's result is logged.")
+    forwardfor: bool = Field(
+        default=True,
+        description="Whether the app is told the client's address in X-Forwarded-For; what the client says there"
+        " never reaches it.",
+    )
+    httpclose: bool = Field(default=False, description="Whether each connection is closed after its answer.")
+    timeouts: TimeoutsTable = Field(default_factory=TimeoutsTable)
+    check: CheckTable = Field(default_factory=CheckTable)
+    server: ServerTable = Field(default_factory=ServerTable)
+    cookie: CookieTable = Field(default_factory=CookieTable)
+    stats: StatsTable = Field(default_factory=StatsTable)
+
+    @model_validator(mode="after")
+    def _one_user(self) -> HAProxyTable:
+        if self.uid is not None and self.user is not None:
+            raise PydanticCustomError("twice", "names the same as user: leave one out", {"key": "uid"})
+        return self
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
-    kind: Literal["nginx"] = Field(default="nginx", description="Which proxy.")
+    kind: Literal["nginx", "haproxy"] = Field(default="nginx", description="Which proxy.")
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
@@ -484,18 +800,35 @@ class ProxyTable(Table):
             description='The host names that this service answers to, such as "*.example.com". Default: all.',
         )
     )
-    where: Literal["container"] = Field(default="container", description="Where the proxy runs.")
-    image: Annotated[str, AfterValidator(_image_reference)] = Field(
-        default="nginx:stable", description="The image of the proxy's container."
+    where: Literal["container", "host"] = Field(
+        default="container", description="Where the proxy runs: in a container of its own, or installed on the host."
+    )
+    image: Annotated[str, AfterValidator(_image_or_default)] = Field(
+        default="",
+        validate_default=True,
+        description="The image of the proxy's container. Default: nginx:stable or haproxy:3.2.",
     )
     switch: Literal["auto", "reload", "live"] = Field(
         default="auto",
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
     )
+    balance: Annotated[str, AfterValidator(_balance)] = Field(
+        default="roundrobin",
+        description="How requests are spread over the replicas: roundrobin, static-rr, leastconn, source, uri,"
+        " url_param NAME or hdr(NAME); with HAProxy also uri len N, uri depth N or both.",
+    )
     max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
     read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
+    host: HostTable = Field(default_factory=HostTable, validate_default=True)
+    haproxy: HAProxyTable = Field(default_factory=HAProxyTable)
+
+    @field_validator("host")
+    @classmethod
+    def _where_it_is(cls, value: HostTable, info: ValidationInfo) -> HostTable:
+        defaults = HOST_DEFAULTS[info.data.get("kind", "nginx")]
+        return value.model_copy(update={key: getattr(value, key) or path for key, path in defaults.items()})
 
     @property
     def address(self) -> str:
@@ -506,6 +839,13 @@ class ProxyTable(Table):
     def port(self) -> int:
         """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
+
+    @field_validator("haproxy")
+    @classmethod
+    def _only_for_haproxy(cls, value: HAProxyTable, info: ValidationInfo) -> HAProxyTable:
+        if info.data.get("kind") == "nginx" and _says_something(value.model_dump(exclude_unset=True)):
+            raise ValueError("goes with proxy.kind = 'haproxy' only, not with 'nginx'")
+        return value
 
     @field_validator("url", mode="before")
     @classmethod
@@ -744,6 +1084,7 @@ def _problem(found: ErrorDetails) -> str:
 _KINDS = {
     "missing": "is missing",
     "string_type": "must be a string",
+    "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 PREFIX = "bgtest"
 IMAGES = "bluegreen-test/hippo_flask"
 NGINX = ["nginx:1.22", "nginx:stable"]
+HAPROXY = ["haproxy:2.6", "haproxy:3.2"]
 MODES = ["live", "reload"]
 PORTS = range(20000, 29000)
 """Below the range from which the kernel gives ports to clients."""

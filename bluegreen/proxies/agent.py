@@ -5,17 +5,14 @@ from __future__ import annotations
 import http.client
 import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 from urllib.parse import quote
-
-from docker.errors import APIError, NotFound
 
 from bluegreen.errors import BluegreenError
 from bluegreen.model import Endpoint
-from bluegreen.runtimes.session import Session, SessionEnded
+from bluegreen.runtimes.session import Talk
 
 SILENCE = 60
 """Seconds without a word after which the process counts as gone; no verb takes longer."""
@@ -37,12 +34,11 @@ class Answer:
 
 
 class Agent:
-    """Talks to one process in the container `name`, started at the first call and again after it was lost."""
+    """Talks to one process at the proxy's place, which `start` gives at the first call, or after it was lost."""
 
-    def __init__(self, client: Any, name: str) -> None:
-        self._client = client
-        self._name = name
-        self._session: Session | None = None
+    def __init__(self, start: Callable[[Sequence[str]], Talk]) -> None:
+        self._begin = start
+        self._session: Talk | None = None
         self._lock = threading.Lock()
 
     def get(self, endpoint: Endpoint, path: str, *, host: str, timeout: float) -> Answer:
@@ -68,6 +64,14 @@ class Agent:
         """The file has this content; a reader sees the old one or the new one whole."""
         self.call("write", path, content)
 
+    def replace_lines(self, path: str, column: int, value: str, lines: str) -> None:
+        """The lines of a shared file whose word number `column` is `value` are these; another writer's edit is kept."""
+        self.call("replace", path, str(column), value, lines)
+
+    def ask_socket(self, path: str, command: str) -> str:
+        """What a program says to a command on its unix socket."""
+        return self.call("unix", path, "5", command + "\n").decode(errors="replace").strip()
+
     def remove(self, *paths: str) -> None:
         """None of the files exists."""
         self.call("remove", *paths)
@@ -77,21 +81,16 @@ class Agent:
         code, _, text = self.call("run", *command).decode(errors="replace").partition("\n")
         return int(code), text.strip()
 
-    def processes(self) -> dict[int, str]:
-        """Every process of the container: its pid and its command line."""
-        lines = self.call("ps").decode(errors="replace").splitlines()
-        return {int(pid): line.strip() for pid, _, line in (line.partition(" ") for line in lines)}
+    def children(self, parent: int) -> dict[int, str]:
+        """The processes that `parent` has started: their pids and command lines."""
+        rows = (line.split(" ", 2) for line in self.call("ps").decode(errors="replace").splitlines())
+        return {int(row[0]): row[2].strip() for row in rows if int(row[1]) == parent}
 
     def connections(self, endpoints: Iterable[Endpoint]) -> int:
         """How many connections from the proxy's network to these endpoints are, or may yet be, at work."""
         wanted = {_proc_net(endpoint) for endpoint in endpoints}
         rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
         return sum(row[2] in wanted and row[3] not in QUIET_STATES for row in rows)
-
-    def listens(self, port: int) -> bool:
-        """Whether a process of the container's network listens on the port, on IPv4."""
-        rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
-        return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
     def call(self, verb: str, *arguments: str) -> bytes:
         """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""
@@ -113,15 +112,9 @@ class Agent:
         with self._lock:
             self._close()
 
-    def _start(self) -> Session:
+    def _start(self) -> Talk:
         program = resources.files("bluegreen").joinpath("templates/agent.pl").read_text()
-        api = self._client.api
-        try:
-            run = api.exec_create(self._name, ["perl", "-e", program], stdin=True, user="0")
-            raw = api.exec_start(run["Id"], socket=True)
-        except (APIError, NotFound) as error:
-            raise SessionEnded(f"{self._name} does not run: {error.explanation or error}") from error
-        self._session = Session(raw, timeout=SILENCE)
+        self._session = self._begin(["perl", "-e", program])
         return self._session
 
     def _close(self) -> None:

@@ -13,13 +13,17 @@ from typing import Any
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from bluegreen.errors import Failed
-from bluegreen.proxies.agent import Agent
+from bluegreen.model import Endpoint
+from bluegreen.proxies.agent import SILENCE, Agent
+from bluegreen.runtimes.session import Session, SessionEnded
 
 ROOT = "/bluegreen"
 """Where the volume is mounted in the container."""
 
 PORT = 8080
 """What the proxy listens on inside the container; over 1024, so that it needs no privilege to bind."""
+
+MAIN = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
 
 
 class ProxyContainer:
@@ -35,21 +39,55 @@ class ProxyContainer:
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
         # (bluegreen-net-...), or joining one would move the ports and cut every connection.
         self._network = f"bluegreen-edge-{slug}"
-        self.agent = Agent(client, self.name)
+        self.agent = Agent(self._session)
+        self.root = ROOT
+        self.services = f"{ROOT}/services"
+        self.prefix = ""
+        self.main = f"{ROOT}/{MAIN[kind]}"
+        self.pid_file = "/tmp/nginx.pid"
+        self.owns_process = True
+        self.bind = str(PORT)
+        self.front = Endpoint("127.0.0.1", PORT)
+        self.admin = "/tmp/bluegreen-admin.sock"
+        self.reload: Sequence[str] = ()
 
-    def inspect(self) -> Any | None:
-        """The container, or None."""
+    def exists(self) -> bool:
+        return self._inspect() is not None
+
+    def running(self) -> bool:
+        container = self._inspect()
+        return container is not None and container.status == "running"
+
+    def master(self) -> int:
+        return 1
+
+    def service_files(self, suffix: str) -> list[str]:
+        container = self._inspect()
+        if container is None:
+            return []
+        try:
+            pieces, _ = container.get_archive(self.services)
+        except NotFound:
+            return []
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+            names = [entry.name.rpartition("/")[2] for entry in tar if entry.isfile()]
+        return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+
+    def _inspect(self) -> Any | None:
         try:
             return self._client.containers.get(self.name)
         except NotFound:
             return None
 
-    def boot(self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str]) -> bool:
-        """It runs, with `files` in its volume if it is new, and is attached to `networks`. True if it is new."""
-        container = self.inspect()
+    def boot(
+        self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
+    ) -> bool:
+        """It runs and is attached to `networks`. True if it is new: with `files` in its volume, and its ports on these
+        addresses of the host `published` beside the one it listens on."""
+        container = self._inspect()
         new = container is None
         if container is None:
-            container = self._create(command, files)
+            container = self._create(command, files, published)
         elif (kind := container.labels.get("bluegreen.proxy")) != self.kind:
             raise Failed(
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
@@ -63,10 +101,10 @@ class ProxyContainer:
             self._start(container, new)
         return new
 
-    def log(self, lines: int = 5) -> str:
+    def log(self) -> str:
         """The last lines that the proxy wrote."""
-        container = self.inspect()
-        return "" if container is None else container.logs(tail=lines).decode(errors="replace").strip()
+        container = self._inspect()
+        return "" if container is None else container.logs(tail=5).decode(errors="replace").strip()
 
     def output(self, *command: str) -> str:
         """What a command of the image prints, run in a container made for it."""
@@ -79,18 +117,6 @@ class ProxyContainer:
         except DockerException as error:
             raise Failed(f"{self.image} can't run {command[0]}: {error}") from error
         return raw.decode(errors="replace")
-
-    def files(self, directory: str) -> list[str]:
-        """The names of the files in a directory of the volume, whether the proxy runs or not."""
-        container = self.inspect()
-        if container is None:
-            return []
-        try:
-            pieces, _ = container.get_archive(f"{ROOT}/{directory}")
-        except NotFound:
-            return []
-        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
-            return [entry.name.rpartition("/")[2] for entry in tar if entry.isfile()]
 
     def detach(self, network: str) -> None:
         """The proxy is not in the network."""
@@ -112,9 +138,19 @@ class ProxyContainer:
             gone.append(f"network {self._network}")
         return gone
 
-    def _create(self, command: Sequence[str], files: Mapping[str, str]) -> Any:
+    def _session(self, command: Sequence[str]) -> Session:
+        """A conversation with a command in the container, as root, who alone may write to its volume."""
+        api = self._client.api
+        try:
+            run = api.exec_create(self.name, list(command), stdin=True, user="0")
+            return Session(api.exec_start(run["Id"], socket=True), timeout=SILENCE)
+        except (APIError, NotFound) as error:
+            raise SessionEnded(f"{self.name} does not run: {error.explanation or error}") from error
+
+    def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
         labels = {"bluegreen.proxy": self.kind}
-        address, _, port = self.listen.rpartition(":")
+        ports = {f"{PORT}/tcp": _address(self.listen)}
+        ports |= {f"{address.rpartition(':')[2]}/tcp": _address(address) for address in published}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -125,7 +161,7 @@ class ProxyContainer:
                 name=self.name,
                 labels=labels,
                 network=self._network,
-                ports={f"{PORT}/tcp": (address.strip("[]"), int(port))},
+                ports=ports,
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
@@ -161,6 +197,11 @@ class ProxyContainer:
             if time.monotonic() > deadline:
                 raise Failed(f"the proxy {self.name} does not stay up: {self.log()}")
             time.sleep(0.1)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _archive(files: Mapping[str, str]) -> bytes:

@@ -1,10 +1,14 @@
-"""A two-way conversation with a process in a container, over the engine's API."""
+"""A two-way conversation with a process: in a container over the engine's API, or started here."""
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from bluegreen.errors import BluegreenError
@@ -14,28 +18,19 @@ class SessionEnded(BluegreenError):
     """The process, its container or the connection to the engine is gone."""
 
 
-class Session:
-    """Bytes to a process's standard input and back from its outputs, unmixed from the engine's frames.
+class Talk(ABC):
+    """Lines and bytes to a process's standard input and back from its standard output.
 
-    Every call raises SessionEnded when the other end is gone or silent for longer than `timeout` seconds.
+    Every call raises SessionEnded when the other end is gone or silent for too long.
     """
 
-    def __init__(self, raw: Any, *, timeout: float) -> None:
-        self._raw = raw  # keeps the response alive, which owns the socket
-        self._socket: socket.socket = getattr(raw, "_sock", raw)
-        self._socket.settimeout(timeout)
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self.errors = bytearray()
         """What the process wrote to its standard error."""
 
-    def send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except OSError as error:
-            raise SessionEnded(f"the connection to the container is gone: {error}") from error
-
     def read_line(self) -> bytes:
-        """The next line of standard output, without its end."""
+        """The next line, without its end."""
         while (end := self._buffer.find(b"\n")) < 0:
             self._receive()
         line = bytes(self._buffer[:end])
@@ -43,12 +38,38 @@ class Session:
         return line
 
     def read(self, count: int) -> bytes:
-        """Exactly `count` bytes of standard output."""
+        """Exactly `count` bytes."""
         while len(self._buffer) < count:
             self._receive()
         data = bytes(self._buffer[:count])
         del self._buffer[:count]
         return data
+
+    @abstractmethod
+    def send(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _receive(self) -> None:
+        """More of the process's output stands in the buffer."""
+
+
+class Session(Talk):
+    """With a process in a container, its outputs unmixed from the engine's frames; `timeout` is in seconds."""
+
+    def __init__(self, raw: Any, *, timeout: float) -> None:
+        super().__init__()
+        self._raw = raw  # keeps the response alive, which owns the socket
+        self._socket: socket.socket = getattr(raw, "_sock", raw)
+        self._socket.settimeout(timeout)
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise SessionEnded(f"the connection to the container is gone: {error}") from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -78,3 +99,48 @@ class Session:
                 raise SessionEnded(f"the process in the container has ended{': ' + words if words else ''}")
             data += piece
         return bytes(data)
+
+
+class LocalSession(Talk):
+    """With a process that this one starts, here or, through ssh, elsewhere; `timeout` is in seconds."""
+
+    def __init__(self, command: Sequence[str], *, timeout: float) -> None:
+        super().__init__()
+        self._timeout = timeout
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for bluegreen, which still needs it to undo
+            )
+        except OSError as error:
+            raise SessionEnded(f"{command[0]} can't be run: {error.strerror}") from error
+
+    def send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            while data:
+                data = data[self._process.stdin.write(data) or 0 :]
+        except OSError as error:
+            raise self._ended() from error
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _receive(self) -> None:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._timeout)[0]:
+            raise SessionEnded(f"no answer within {self._timeout:g} s")
+        data = self._process.stdout.read(65536)
+        if not data:
+            raise self._ended()
+        self._buffer += data
+
+    def _ended(self) -> SessionEnded:
+        _, errors = self._process.communicate()
+        words = errors.decode(errors="replace").strip()
+        return SessionEnded(f"the process at the proxy's place has ended{': ' + words if words else ''}")

@@ -69,6 +69,20 @@ my %verbs = (
         rename "$path.new", $path or die "$path: $!\n";
         return '';
     },
+    # A file of lines, shared by services: those whose word number $column is $value are replaced by $text.
+    replace => sub {
+        my ($path, $column, $value, $text) = @_;
+        open my $lock, '>>', "$path.lock" or die "$path.lock: $!\n";
+        flock $lock, 2 or die "$path.lock: $!\n";
+        my @lines;
+        if (open my $file, '<', $path) { @lines = grep { ((split ' ')[$column] // '') ne $value } <$file> }
+        open my $new, '>', "$path.new" or die "$path.new: $!\n";
+        print $new @lines, $text or die "$path.new: $!\n";
+        close $new or die "$path.new: $!\n";
+        chmod 0644, "$path.new";
+        rename "$path.new", $path or die "$path: $!\n";
+        return '';
+    },
     remove => sub {
         for my $path (@_) { unlink $path or $!{ENOENT} or die "$path: $!\n" }
         return '';
@@ -84,15 +98,17 @@ my %verbs = (
         close $out;
         return ($? >> 8) . "\n$text";
     },
-    # The command line of every process of this container, one a line after its pid.
+    # Every process that can be seen from here: its pid, its parent's, and its command line.
     ps => sub {
         my $lines = '';
-        for my $path (glob '/proc/[0-9]*/cmdline') {
-            open my $file, '<', $path or next;
+        for my $path (glob '/proc/[0-9]*') {
+            open my $stat, '<', "$path/stat" or next;
+            my ($pid, $parent) = (<$stat> // '') =~ /^(\d+) \(.*\) \S (\d+)/s or next;
+            open my $file, '<', "$path/cmdline" or next;
             local $/;
             my $line = <$file> // '';
             $line =~ tr/\0\n/  /;
-            $lines .= "$1 $line\n" if $path =~ m{/(\d+)/};
+            $lines .= "$pid $parent $line\n";
         }
         return $lines;
     },

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import IMAGES, MODES, NGINX, PREFIX, REPOSITORY
+from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
-from bluegreen.proxies.nginx import Nginx
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
 _numbers = itertools.count(1)
@@ -59,6 +59,8 @@ class ProxyBench(ABC):
     """A proxy that does not exist yet, in reach of two apps."""
 
     apps: Apps
+    refused = 502
+    """The status of a proxy's own answer when nobody takes the request."""
 
     @abstractmethod
     def driver(self) -> Proxy:
@@ -126,12 +128,17 @@ def start(runtime: Runtime, colour: Colour, name: str, digest: str = "") -> Endp
     return runtime.start(colour, Release(name, digest), digest, "run", 1, ())[0].endpoint
 
 
-class NginxBench(ProxyBench):
+class ContainerBench(ProxyBench):
+    """A proxy in a container, of the kind that its image's name begins with."""
+
     def __init__(self, image: str, switch: str, request: pytest.FixtureRequest) -> None:
         self.client = request.getfixturevalue("engine")
         self.apps = request.getfixturevalue("apps")
         self.port = request.getfixturevalue("free_port")()
-        self.settings = settings_of(fresh_name(), proxy={"image": image, "switch": switch, "listen": self.listen})
+        self.kind = image.partition(":")[0]
+        self.refused = {"nginx": 502, "haproxy": 503}[self.kind]
+        proxy = {"kind": self.kind, "image": image, "switch": switch, "listen": self.listen}
+        self.settings = settings_of(fresh_name(), proxy=proxy)
         self._made: list[Proxy] = []
         request.addfinalizer(self._remove)
 
@@ -141,7 +148,7 @@ class NginxBench(ProxyBench):
 
     def driver(self) -> Proxy:
         proxy = self.settings.proxy
-        made = Nginx(self.settings, ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image))
+        made = DRIVERS[self.kind](self.settings, ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image))
         self._made.append(made)
         return made
 
@@ -154,7 +161,7 @@ class NginxBench(ProxyBench):
 
     def file(self) -> str:
         name = f"bluegreen-proxy-{self.listen}".replace(":", "-")
-        path = f"/bluegreen/services/{self.settings.service}.conf"
+        path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
         code, raw = self.client.containers.get(name).exec_run(["cat", path], stderr=False)
         return "" if code else raw.decode()
 
@@ -172,7 +179,7 @@ class NginxBench(ProxyBench):
 
 
 class HeldUpload(Upload):
-    """A POST whose header is through and whose body is not: nginx has said that it may come."""
+    """A POST whose header is through and whose body is not: the proxy has said that it may come."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -202,7 +209,7 @@ def settings_of(name: str, **tables: Any) -> Settings:
 
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
-    **{f"{image}-{mode}": partial(NginxBench, image, mode) for image in NGINX for mode in MODES},
+    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
 }
 
 

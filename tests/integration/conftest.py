@@ -28,6 +28,7 @@ def make_service(
 
     def make(
         *,
+        image: str = "",
         nginx: str = "nginx:stable",
         switch: str = "auto",
         port: int | None = None,
@@ -38,6 +39,7 @@ def make_service(
         proxy: str = "",
         extra: str = "",
     ) -> TestService:
+        image = image or nginx
         name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
         directory = tmp_path / name
         directory.mkdir()
@@ -60,8 +62,8 @@ body = "version {{number}}"
 {probe or 'timeout = "30s"'}
 
 [proxy]
-kind = "nginx"
-image = "{nginx}"
+kind = "{image.partition(":")[0]}"
+image = "{image}"
 listen = "127.0.0.1:{service.port}"
 switch = "{switch}"
 hosts = {json.dumps(hosts or [])}

@@ -6,15 +6,15 @@ import json
 
 import docker
 import pytest
-from harness import MODES, NGINX, Make
+from harness import HAPROXY, MODES, NGINX, Make
 
 
 @pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("nginx", NGINX)
+@pytest.mark.parametrize("image", [*NGINX, *HAPROXY])
 def test_a_release_goes_live_the_next_takes_over_and_rollback_brings_it_back(
-    make_service: Make, nginx: str, switch: str
+    make_service: Make, image: str, switch: str
 ) -> None:
-    service = make_service(nginx=nginx, switch=switch)
+    service = make_service(image=image, switch=switch)
 
     first = service.deploy("v1")
     assert (first["result"], first["from"], first["to"]) == ("done", None, "v1")

@@ -16,12 +16,17 @@ KINDS = {"keepalive", "post", "fresh", "slow", "stream"}
 
 
 @pytest.mark.parametrize(
-    ("nginx", "mode"),
-    [("nginx:1.22", "live"), ("nginx:stable", "live"), ("nginx:stable", "reload")],
-    ids=lambda word: word.removeprefix("nginx:"),
+    ("image", "mode"),
+    [
+        ("nginx:1.22", "live"),
+        ("nginx:stable", "live"),
+        ("nginx:stable", "reload"),
+        ("haproxy:2.6", "live"),
+        ("haproxy:3.2", "reload"),
+    ],
 )
-def test_no_request_fails_while_releases_are_switched_under_load(make_service: Make, nginx: str, mode: str) -> None:
-    service = make_service(nginx=nginx, switch=mode)
+def test_no_request_fails_while_releases_are_switched_under_load(make_service: Make, image: str, mode: str) -> None:
+    service = make_service(image=image, switch=mode)
     service.deploy("v1")
     receipts = []
     with Load(service.url, seconds=1800) as load, LongRequests(service.url, slow=3, stream=2) as long:
@@ -37,7 +42,8 @@ def test_no_request_fails_while_releases_are_switched_under_load(make_service: M
     lost = sum(receipt["requests"]["failed"] for receipt in receipts)
     wrong = [request for request in requests if request.wrong]
     log(
-        f"nginx {version}, {mode}: {COUNT} switches, {result.total} requests of the load, {result.failed} failed,"
+        f"{image.partition(':')[0]} {version}, {mode}: {COUNT} switches, {result.total} requests of the load,"
+        f" {result.failed} failed,"
         f" in {result.seconds:.0f} s; ok by release: {_counts(result.by_release)};"
         f" by kind: {_counts({kind: n['total'] for kind, n in result.by_kind.items()})};"
         f" {len(requests)} long ones followed one by one, {len(wrong)} failed; witness: {seen}, {lost} failed"

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import Agent, AgentError
-from bluegreen.runtimes.session import SessionEnded
+from bluegreen.proxies.container import ProxyContainer
+from bluegreen.runtimes.session import Session, SessionEnded, Talk
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 BLUE, GREEN = Endpoint("172.29.1.2", 9000), Endpoint("172.29.1.64", 9000)
@@ -30,11 +31,15 @@ patient = settings(
 )
 
 
+def no_process(command: Sequence[str]) -> Talk:
+    raise AssertionError(command)
+
+
 class Scripted(Agent):
     """Gives one answer to whatever it is asked."""
 
     def __init__(self, answer: bytes) -> None:
-        super().__init__(None, "proxy")
+        super().__init__(no_process)
         self._answer = answer
         self.asked: list[tuple[str, ...]] = []
 
@@ -79,8 +84,6 @@ def test_only_connections_to_these_endpoints_are_counted() -> None:
     assert agent.connections([BLUE]) == 2
     assert agent.connections([BLUE, GREEN]) == 3
     assert agent.connections([]) == 0
-    assert agent.listens(8080)
-    assert not agent.listens(9000)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +152,10 @@ class Engine:
         self.started: list[subprocess.Popen[bytes]] = []
         self._ends: list[Callable[[], None]] = []
 
-    def exec_create(self, name: str, command: list[str], **options: Any) -> dict[str, Any]:
-        return {"Id": command}
+    def session(self, command: Sequence[str]) -> Session:
+        return Session(self._start(command), timeout=60)
 
-    def exec_start(self, command: Any, *, socket: bool) -> Any:
+    def _start(self, command: Sequence[str]) -> Any:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         mine, theirs = self._pair()
         self.started.append(process)
@@ -218,7 +221,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def agent(engine: Engine) -> Iterator[Agent]:
-    agent = Agent(engine, "proxy")
+    agent = Agent(engine.session)
     yield agent
     agent.close()
 
@@ -309,10 +312,12 @@ def test_processes_are_listed_with_their_command_lines(agent: Agent, engine: Eng
     with subprocess.Popen(["sleep", "98.765"]) as process:
         try:
             # Between fork and exec the child still has this program's own command line.
-            eventually(lambda: agent.processes()[process.pid] == "sleep 98.765", "the command line is that of sleep")
+            eventually(
+                lambda: agent.children(os.getpid()).get(process.pid) == "sleep 98.765", "it is listed as what it runs"
+            )
         finally:
             process.kill()
-    assert os.getpid() in agent.processes()
+    assert os.getpid() in agent.children(os.getppid())
 
 
 @needs_perl
@@ -362,7 +367,7 @@ def test_an_exchange_over_a_unix_socket(agent: Agent, tmp_path: Path) -> None:
 
 @needs_perl
 def test_a_process_that_is_gone_is_told_and_the_next_call_starts_another(engine: Engine) -> None:
-    agent = Agent(engine, "proxy")
+    agent = Agent(engine.session)
     assert agent.exists("/")
     engine.started[-1].kill()
     with pytest.raises(SessionEnded):
@@ -380,8 +385,8 @@ def test_a_container_that_does_not_run_is_told_in_words() -> None:
 
     client = Refusing()
     client.api = client
-    with pytest.raises(SessionEnded, match="proxy does not run: container proxy is not running"):
-        Agent(client, "proxy").exists("/")
+    with pytest.raises(SessionEnded, match="does not run: container proxy is not running"):
+        ProxyContainer(client, "nginx", "127.0.0.1:8080", "nginx:stable").agent.exists("/")
 
 
 @needs_perl

@@ -11,8 +11,11 @@ from fakes import quick_settings
 
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.proxies import driver as drivers
 from bluegreen.proxies.agent import AgentError, Answer
-from bluegreen.proxies.nginx import PORT, STATUS_PORT, Nginx
+from bluegreen.proxies.container import PORT, ProxyContainer
+from bluegreen.proxies.driver import STATUS_PORT
+from bluegreen.proxies.nginx import Nginx
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 POOLS = {BLUE: (Endpoint("172.29.1.2", 9000),), GREEN: (Endpoint("172.29.1.64", 9000), Endpoint("172.29.1.65", 9000))}
@@ -66,11 +69,8 @@ class Agent:
             self.loaded = self.files.get(FILE)
         return 0, ""
 
-    def processes(self) -> dict[int, str]:
-        return {1: "nginx: master process", 100 + self.reloads: "nginx: worker process"}
-
-    def listens(self, port: int) -> bool:
-        return True
+    def children(self, parent: int) -> dict[int, str]:
+        return {100 + self.reloads: "nginx: worker process"} if parent == 1 else {}
 
     def get(self, endpoint: Endpoint, path: str, *, host: str, timeout: float) -> Answer:
         if endpoint.port != STATUS_PORT or self.loaded is None:
@@ -90,15 +90,21 @@ class Agent:
         pass
 
 
-class Container:
-    name = "bluegreen-proxy-127.0.0.1-8080"
-    status = "running"
+class Container(ProxyContainer):
+    """The place of an nginx that is always up."""
 
     def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+        super().__init__(None, "nginx", "127.0.0.1:8080", "nginx:stable")
+        self.agent = agent  # type: ignore[assignment]
 
-    def inspect(self) -> Container:
-        return self
+    def exists(self) -> bool:
+        return True
+
+    def running(self) -> bool:
+        return True
+
+    def log(self) -> str:
+        return ""
 
 
 def driver(agent: Agent | None = None, **tables: Any) -> Nginx:
@@ -140,7 +146,7 @@ def test_both_colours_stand_in_the_file_each_alone_and_each_with_the_other_behin
     assert servers(found["upstream shop_green"]) == green
     assert servers(found["upstream shop_blue_first"]) == [*blue, *((each, True) for each, _ in green)]
     assert servers(found["upstream shop_green_first"]) == [*green, *((each, True) for each, _ in blue)]
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_live_a_flip_does_not_change_the_file_so_that_nothing_is_reloaded() -> None:
@@ -320,7 +326,8 @@ def test_a_record_that_cannot_be_read_is_none() -> None:
     assert (state.colour, state.record) == (BLUE, None)
 
 
-def test_a_service_whose_name_begins_like_another_is_not_taken_for_it() -> None:
+def test_a_service_whose_name_begins_like_another_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "ANSWERS", 0.1)
     agent = Agent()
     serving_blue(agent, "live")
 
@@ -328,4 +335,5 @@ def test_a_service_whose_name_begins_like_another_is_not_taken_for_it() -> None:
         return Answer(200, "abc shop_two_blue")
 
     agent.get = other  # type: ignore[method-assign]
-    assert driver(agent).observe().colour is None
+    with pytest.raises(Failed, match="does not say what it serves"):
+        driver(agent).observe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import re
@@ -33,11 +34,13 @@ def patient(examples: int) -> settings:
 
 def having(path: str, value: object) -> dict[str, Any]:
     """The least settings there can be, with `value` at `path`."""
-    data = {"service": "shop", "app": {"port": 9000}}
-    table, _, key = path.rpartition(".")
-    part: Any = data
-    if table:
-        part = data.setdefault(table, {})
+    data: dict[str, Any] = {"service": "shop", "app": {"port": 9000}}
+    if path.startswith("proxy.haproxy"):
+        data["proxy"] = {"kind": "haproxy"}
+    *tables, key = path.split(".")
+    part = data
+    for table in tables:
+        part = part.setdefault(table, {})
     part[key] = value
     return data
 
@@ -204,9 +207,9 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("proxy.hosts", value) for value in (["é.com"], ["a b"], [64 * "a"], [".a"], ["a:80"], ["*.*.a"])),
         *(
             ("proxy.image", value)
-            for value in ("", "nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
+            for value in ("nginx:", "nginx:a b", "nginx@", "nginx@sha256:1", "nginx;")
         ),
-        ("proxy.where", "host"),
+        ("proxy.where", "moon"),
         ("proxy.switch", "hard"),
         *(("proxy.max_body", value) for value in ("1.5m", "m", "-1", "1k;", "99999999g")),
         *(
@@ -418,25 +421,45 @@ def keys(model: type[subject.Table]) -> Iterator[str]:
             yield key
 
 
+def written(data: dict[str, Any], model: type[subject.Table] = Settings) -> Iterator[str]:
+    """The path of each key of the file."""
+    for key, value in data.items():
+        inner = model.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, subject.Table):
+            yield from (f"{key}.{name}" for name in written(value, inner))
+        else:
+            yield key
+
+
+def full_example() -> dict[str, Any]:
+    """Every key of the example, with the kind that takes every one."""
+    data = tomllib.loads(uncommented(example("shop")))
+    assert data["proxy"]["kind"] == "nginx"
+    data["proxy"]["kind"] = "haproxy"
+    return data
+
+
 def test_the_example_is_valid_as_it_is_and_says_no_more_than_the_defaults() -> None:
     assert parse(tomllib.loads(example("shop"))) == parse({"service": "shop", "app": {"port": 8000}})
 
 
 def test_the_example_is_valid_with_every_key_and_names_every_key() -> None:
-    data = tomllib.loads(uncommented(example("shop")))
+    data = full_example()
     assert parse(data)
-    written = [f"{table}.{key}" for table, part in data.items() if isinstance(part, dict) for key in part]
-    assert ["service", *written] == list(keys(Settings))
+    assert [*written(data), "proxy.haproxy.uid"] == [
+        *(key for key in keys(Settings) if key != "proxy.haproxy.uid"),
+        "proxy.haproxy.uid",  # instead of the user
+    ]
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
-    every, default = parse(tomllib.loads(uncommented(example("shop")))), parse(LEAST)
+    every, default = parse(full_example()), parse(LEAST)
     for path in keys(Settings):
         shown: Any = every
         value: Any = default
         for key in path.split("."):
             shown, value = getattr(shown, key), getattr(value, key)
-        if value and path != "app.port":
+        if value and path not in ("app.port", "proxy.kind"):
             assert shown == value, path
 
 
@@ -631,6 +654,21 @@ RENDERED = [
     ("proxy.switch", "auto"),
     ("proxy.max_body", "100m"),
     ("proxy.read_timeout", "60s"),
+    ("proxy.balance", "hdr(X-User)"),
+    ("proxy.balance", "url_param user"),
+    ("proxy.haproxy.log", "127.0.0.1:514 local0 info"),
+    ("proxy.haproxy.log", "/dev/log daemon"),
+    ("proxy.haproxy.log_send_hostname", "lb1"),
+    ("proxy.haproxy.user", "haproxy"),
+    ("proxy.haproxy.node", "lb1"),
+    ("proxy.haproxy.httpchk", "/health"),
+    ("proxy.haproxy.timeouts.connect", "2s"),
+    ("proxy.haproxy.check.inter", "1s"),
+    ("proxy.haproxy.server.cookie_prefix", "portal_"),
+    ("proxy.haproxy.cookie.name", "SERVERID"),
+    ("proxy.haproxy.cookie.mode", "insert"),
+    ("proxy.haproxy.cookie.domain", "example.com"),
+    ("proxy.haproxy.cookie.maxlife", "1h"),
     ("app.networks", "shop"),
     ("app.user", "app"),
     ("network.subnet", "10.0.0.0/24"),
@@ -651,11 +689,15 @@ def refusal_in_words() -> Iterator[None]:
 def hostile_in(found: object) -> set[str]:
     """The hostile characters in a value; a percent sign may stand before two hexadecimal digits."""
     text = re.sub("%[0-9A-Fa-f]{2}", "", "".join(found) if isinstance(found, tuple) else str(found))
+    if re.fullmatch(r"hdr\([A-Za-z0-9-]+\)|url_param [A-Za-z0-9_.-]+|uri( (len|depth) [0-9]+)*", text):
+        return set()
+    if re.fullmatch(r"[0-9a-z/.:\[\]-]+ [a-z0-9]+( [a-z]+)?", text):  # a log target
+        return set()
     return {char for char in text if char in HOSTILE or not char.isascii()}
 
 
 def in_list(path: str, value: str) -> object:
-    return [value] if path in ("proxy.hosts", "app.networks") else value
+    return [value] if path in ("proxy.hosts", "app.networks", "proxy.haproxy.log") else value
 
 
 @pytest.mark.parametrize(("path", "right"), RENDERED)
@@ -664,6 +706,139 @@ def test_a_hostile_character_is_refused_wherever_it_stands(path: str, right: str
     for char in HOSTILE.replace("%", ""):
         for value in (right + char, char + right, right[:3] + char + right[3:], right + char + right):
             assert refused(path, in_list(path, value)).isprintable()
+
+
+def strings(data: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every string of the tables, and of the lists in them, with its path."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from strings(value, (*above, key))
+        elif isinstance(value, str):
+            yield (*above, key), value
+        elif isinstance(value, list):
+            yield from (((*above, key), item) for item in value)
+
+
+FULL = full_example()
+PROXY_STRINGS = list(strings(FULL["proxy"], ("proxy",)))
+HOSTILE_TEXTS = ["{{ 7*7 }}", "{% raw %}", "\n  server x 192.0.2.1:80", ";\n}", "$host", "${HOME}", " #", " if TRUE"]
+
+
+def test_every_string_option_is_among_those_that_are_tried() -> None:
+    tried = {".".join(path) for path, _ in PROXY_STRINGS}
+    assert {"proxy.haproxy.stats.password", "proxy.haproxy.cookie.domain", "proxy.haproxy.timeouts.check"} <= tried
+    silent = {key for key in keys(Settings) if key.startswith("proxy.")} - tried
+    data = parse(full_example()).model_dump()
+    for path in silent - {"proxy.haproxy.uid"}:
+        value: Any = data
+        for key in path.split("."):
+            value = value[key]
+        assert isinstance(value, bool | int | float), path
+
+
+@pytest.mark.parametrize(("path", "right"), PROXY_STRINGS)
+def test_no_hostile_value_gets_into_a_proxys_file(path: tuple[str, ...], right: str) -> None:
+    texts = [*HOSTILE_TEXTS, *HOSTILE.replace("$", "").replace("%", "")]
+    for hostile in texts:
+        for value in (right + hostile, hostile + right, right[:3] + hostile + right[3:]):
+            data = copy.deepcopy(FULL)
+            part: Any = data
+            for key in path[:-1]:
+                part = part[key]
+            part[path[-1]] = [value] if isinstance(part[path[-1]], list) else value
+            assert any(problem.startswith(".".join(path)) for problem in problems(data)), (value, problems(data))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("proxy.balance", "uri len 20"),
+        ("proxy.balance", "uri depth 3"),
+        ("proxy.balance", "uri len 20 depth 3"),
+        ("proxy.balance", "url_param a-b"),
+        ("proxy.balance", "ip_hash"),
+        ("proxy.balance", "hdr()"),
+        ("proxy.listen", "web;farm 10.101.22.76:80"),
+        ("proxy.haproxy.log", ["127.0.0.1:514"]),
+        ("proxy.haproxy.log", ["loghost:514 local0"]),
+        ("proxy.haproxy.log", ["stdout local9"]),
+        ("proxy.haproxy.log", ["stdout local0 loud"]),
+        ("proxy.haproxy.log_send_hostname", 1),
+        ("proxy.haproxy.uid", 0),
+        ("proxy.haproxy.httpchk", "health"),
+        ("proxy.haproxy.httpchk", 1),
+        ("proxy.haproxy.maxconn", 0),
+        ("proxy.haproxy.forwardfor", "yes"),
+        ("proxy.haproxy.check.inter", 9),
+        ("proxy.haproxy.check.inter", True),
+        ("proxy.haproxy.timeouts.connect", 0),
+        ("proxy.haproxy.server.weight", 257),
+        ("proxy.haproxy.cookie.mode", "passive"),
+        ("proxy.haproxy.stats.bind", "127.0.0.1:8079"),
+        ("proxy.haproxy.stats.uri", "/admin"),
+        ("proxy.haproxy.stats.user", "admin"),
+        ("proxy.haproxy.stats.password", "secret"),
+    ],
+)
+def test_what_a_proxy_would_not_take_is_refused(path: str, value: object) -> None:
+    try:
+        refused(path, value)
+    except AssertionError:
+        # What is missing beside it is told with its own path.
+        (problem,) = problems(having(path, value))
+        assert problem.startswith("proxy.haproxy.stats.password: is missing")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("proxy.listen", "webfarm 10.101.22.76:80", "10.101.22.76:80"),
+        ("proxy.balance", "url_param user_id", "url_param user_id"),
+        ("proxy.haproxy.check.inter", 1000, 1.0),
+        ("proxy.haproxy.check.inter", "1s", 1.0),
+        ("proxy.haproxy.log", ["stdout local0 info"], ("stdout local0 info",)),
+        ("proxy.haproxy.log_send_hostname", True, True),
+        ("proxy.haproxy.httpchk", "/health", "/health"),
+        ("proxy.haproxy.timeouts.connect", 1, 1.0),
+    ],
+)
+def test_haproxys_ways_to_say_it_are_taken(path: str, value: object, expected: object) -> None:
+    assert at(path, value) == expected
+
+
+def test_haproxys_own_options_are_refused_with_nginx_and_its_limits_of_uri_are_not_with_haproxy() -> None:
+    (problem,) = problems({**LEAST, "proxy": {"haproxy": {"check": {"rise": 2}}}})
+    assert problem == "proxy.haproxy: goes with proxy.kind = 'haproxy' only, not with 'nginx'"
+    assert parse({**LEAST, "proxy": {"haproxy": {"check": {}}}}) == parse(LEAST)
+    assert parse({**LEAST, "proxy": {"kind": "haproxy", "balance": "uri len 20 depth 3"}})
+
+
+def test_the_page_of_statistics_is_never_open_to_the_world() -> None:
+    hashed = "$6$saltsalt$" + 86 * "a"
+    for stats, key in (
+        ({"uri": "/admin"}, "uri"),
+        ({"uri": "/admin", "bind": "0.0.0.0:8404"}, "uri"),
+        ({"uri": "/admin", "bind": "192.0.2.1:8404", "user": "admin"}, "password"),
+        ({"uri": "/admin", "bind": "127.0.0.1:8404", "password": hashed}, "user"),
+    ):
+        (problem,) = problems(having("proxy.haproxy.stats", stats))
+        assert problem.startswith(f"proxy.haproxy.stats.{key}: ")
+        assert hashed not in problem
+    for stats in (
+        {"uri": "/admin", "bind": "[::1]:8404"},
+        {"uri": "/admin", "user": "admin", "password": hashed},
+        {"uri": "/admin", "bind": "0.0.0.0:8404", "user": "admin", "password": hashed},
+    ):
+        found = parse(having("proxy.haproxy.stats", stats))
+        assert hashed not in repr(found)
+
+
+def test_a_cookies_attributes_go_with_insert_only_and_one_user_is_enough() -> None:
+    for mode in ("rewrite", "prefix"):
+        (problem,) = problems(having("proxy.haproxy.cookie", {"name": "A", "mode": mode, "secure": True}))
+        assert problem == "proxy.haproxy.cookie.secure: goes with mode = 'insert' only"
+    (problem,) = problems(having("proxy.haproxy", {"uid": 99, "user": "haproxy"}))
+    assert problem.startswith("proxy.haproxy.uid: ")
 
 
 @pytest.mark.parametrize(("path", "right"), RENDERED)

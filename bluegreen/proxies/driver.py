@@ -1,0 +1,220 @@
+"""What the drivers have in common: the running proxy is asked, and a file is installed or put back whole."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from bluegreen.errors import Failed
+from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
+from bluegreen.proxies import Upstreams
+from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.proxies.place import Place
+from bluegreen.proxies.templates import stamp_of
+from bluegreen.runtimes.session import SessionEnded
+from bluegreen.settings import Settings
+
+STATUS_PORT = 8079
+"""Where, on the proxy's loopback, a running worker tells what it serves."""
+
+EFFECT = 30
+"""Seconds that a reload may take until it has taken effect; a healthy proxy takes 0.1 to 0.2."""
+
+ANSWERS = 15
+"""Seconds that a proxy which has just started may take to say what it serves."""
+
+
+class Driver(ABC):
+    """One service's place in a proxy."""
+
+    kind: str
+    suffix: str
+    """How the names of a service's files end."""
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self._settings = settings
+        self._service = settings.service
+        self._place = place
+        self._agent = place.agent
+        self._file = f"{place.services}/{place.prefix}{self._service}{self.suffix}"
+        self._state = f"{place.root}/state/{self._service}"
+        self._live = settings.proxy.switch != "reload"
+        self._version = ""
+        self._leaving: set[int] | None = None
+        """The workers from before this run's last reload; None when another run made it, or nobody."""
+
+    @property
+    def name(self) -> str:
+        return self._place.name
+
+    def observe(self) -> ProxyState:
+        """What the running proxy serves. Raises Failed if it runs and has the service's file, but does not say."""
+        how = "live" if self._live else "reload"
+        if not self._place.running():
+            return ProxyState(exists=self._place.exists(), switch=how)
+        config = self._agent.read(self._file) if self._agent.exists(self._file) else ""
+        colour = self._serving()[1]
+        deadline = time.monotonic() + ANSWERS
+        while config and colour is None:
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"{self.name} runs, but does not say what it serves: {self._place.log()}",
+                    hint="look at its log",
+                )
+            time.sleep(0.1)
+            colour = self._serving()[1]
+        return ProxyState(
+            exists=True,
+            running=True,
+            version=self._running_version(),
+            colour=colour,
+            record=self._record(),
+            config=config,
+            switch=how,
+        )
+
+    @abstractmethod
+    def boot(self, networks: Sequence[str]) -> bool: ...
+
+    @abstractmethod
+    def render(self, upstreams: Upstreams, colour: Colour) -> str: ...
+
+    @abstractmethod
+    def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None: ...
+
+    @abstractmethod
+    def commit(self, record: SwitchRecord) -> None: ...
+
+    @abstractmethod
+    def in_flight(self, endpoints: Sequence[Endpoint]) -> int: ...
+
+    def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        if self._live and colour:
+            self._install(self.render(upstreams, colour))
+
+    def get(self, path: str, host: str, timeout: float) -> Answer:
+        return self._agent.get(self._place.front, path, host=host, timeout=timeout)
+
+    def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+        return self._agent.get(endpoint, path, host=host, timeout=timeout)
+
+    def remove(self) -> list[str]:
+        services = self._place.service_files(self.suffix)
+        if set(services) <= {self._service} and (gone := self._place.remove()):
+            return gone
+        if not self._place.running():
+            return []
+        self._forget(last=set(services) <= {self._service})
+        self._agent.run("rm", "-rf", self._state)
+        if self._service not in services:
+            return []
+        self._agent.remove(self._file)
+        self._reload(expect=None)
+        self._place.detach(f"bluegreen-net-{self._service}")
+        return [f"{self._service} from {self.name}"]
+
+    def close(self) -> None:
+        self._agent.close()
+
+    def _files(self, text: str) -> Mapping[str, str]:
+        """All files that go with the service's own, `text`."""
+        return {self._file: text}
+
+    def _forget(self, *, last: bool) -> None:  # noqa: B027  (most proxies have no such file)
+        """The service stands in no file that it shares with others; nor does any such file if it was the last."""
+
+    @abstractmethod
+    def _test(self) -> tuple[int, str]:
+        """The exit code and the words of the proxy's own test of its config."""
+
+    @abstractmethod
+    def _own_reload(self) -> Sequence[str]:
+        """The command that has the proxy load its config, now or soon."""
+
+    def _workers(self) -> Mapping[int, bool]:
+        """The process ids of all workers, and whether one is known to be leaving."""
+        return {
+            pid: "shutting down" in line
+            for pid, line in self._agent.children(self._place.master()).items()
+            if self.kind in line
+        }
+
+    def _took_effect(self, before: set[int]) -> bool:
+        """Whether no worker from before takes new connections any more."""
+        workers = self._workers()
+        return not {pid for pid in before & set(workers) if not workers[pid]}
+
+    def _install(self, text: str) -> None:
+        """The running workers have this file. All that stood before is back if the proxy refuses it."""
+        stamp = stamp_of(text)
+        files = self._files(text)
+        old = {path: self._agent.read(path) if self._agent.exists(path) else None for path in files}
+        if files == old and self._serving()[0] == stamp:
+            return
+        for path, content in files.items():
+            self._agent.write(path, content)
+        code, words = self._test()
+        if code:
+            self._put_back(old)
+            raise Failed(f"{self.kind} refuses the new config, and the old one is back: {words}")
+        try:
+            self._reload(expect=stamp)
+        except Failed:
+            self._put_back(old)
+            raise
+
+    def _put_back(self, old: Mapping[str, str | None]) -> None:
+        for path, content in old.items():
+            if content is None:
+                self._agent.remove(path)
+            else:
+                self._agent.write(path, content)
+
+    def _reload(self, expect: str | None) -> None:
+        """Every worker from before is leaving or gone, and the new ones serve the file stamped `expect`."""
+        before = set(self._workers())
+        code, words = self._agent.run(*(self._place.reload or self._own_reload()))
+        if code:
+            raise Failed(f"{self.kind} does not reload: {words}")
+        deadline = time.monotonic() + EFFECT
+        while not (self._took_effect(before) and (expect is None or self._serving()[0] == expect)):
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"{self.kind} still runs its old config {EFFECT} s after the reload: {self._place.log()}"
+                )
+            time.sleep(0.02)
+        self._leaving = before
+
+    def _serving(self) -> tuple[str, Colour | None]:
+        """The stamp of the file that a running worker has, and the colour it sends requests to."""
+        host = f"{self._service}.bluegreen"
+        try:
+            answer = self._agent.get(Endpoint("127.0.0.1", STATUS_PORT), "/", host=host, timeout=5)
+        except AgentError:
+            return "", None
+        stamp, _, pool = answer.body.partition(" ")
+        found = re.fullmatch(rf"{re.escape(self._service)}_(blue|green)(_first)?", pool)
+        return (stamp, Colour(found[1])) if answer.status == 200 and found else ("", None)
+
+    def _record(self) -> SwitchRecord | None:
+        path = f"{self._state}/record"
+        with contextlib.suppress(ValueError):
+            return SwitchRecord.from_json(self._agent.read(path)) if self._agent.exists(path) else None
+        return None
+
+    def _write_record(self, record: SwitchRecord) -> None:
+        self._agent.write(f"{self._state}/record", record.to_json() + "\n")
+
+    def _running_version(self) -> str:
+        """The version of the proxy that runs, or of the image while none does; such as 1.30.6."""
+        if not self._version:
+            try:
+                words = self._agent.run(self.kind, "-v")[1]
+            except SessionEnded:
+                words = self._place.output(self.kind, "-v")
+            found = re.search(r"[/ ]([0-9]+(?:\.[0-9]+)+)", words)
+            self._version = found[1] if found else ""
+        return self._version

@@ -1,0 +1,154 @@
+"""HAProxy: switched in place by its runtime API, or by a reload of its worker."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+
+from bluegreen.errors import Failed
+from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.proxies import Upstreams
+from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.place import Place
+from bluegreen.proxies.templates import render
+from bluegreen.settings import HAProxyTable, Settings
+
+
+class HAProxy(Driver):
+    """One service's place in HAProxy."""
+
+    kind = "haproxy"
+    suffix = ".cfg"
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._hosts, self._domains, self._routes = (f"{place.root}/{name}.map" for name in ("hosts", "domains", "live"))
+        # On a host one file more among the person's; its name sorts before those of the services.
+        self._main_file = place.main or f"{place.services}/{place.prefix}.cfg"
+
+    def boot(self, networks: Sequence[str]) -> bool:
+        files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
+        files |= {path.rpartition("/")[2]: "" for path in (self._hosts, self._domains, self._routes)}
+        stats = self._options.stats
+        published = (stats.bind,) if stats.bind else ()
+        return self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks, published)
+
+    @property
+    def _options(self) -> HAProxyTable:
+        return self._settings.proxy.haproxy
+
+    def render(self, upstreams: Upstreams, colour: Colour) -> str:
+        proxy, probe = self._settings.proxy, self._settings.probe
+        return render(
+            "haproxy-service.cfg.j2",
+            salt=self._main(),
+            service=self._service,
+            blue=upstreams[Colour.BLUE],
+            green=upstreams[Colour.GREEN],
+            colour=colour,
+            switch="live" if self._live else "reload",
+            live=self._routes,
+            max_body=proxy.max_body.bytes,
+            balance=proxy.balance,
+            read_timeout=proxy.read_timeout,
+            options=proxy.haproxy,
+            stats_bind=self._inside(proxy.haproxy.stats.bind or ""),
+            check_path=proxy.haproxy.httpchk if isinstance(proxy.haproxy.httpchk, str) else probe.path,
+            check_host=probe.host or self._service,
+        )
+
+    def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
+        if not record.committed:
+            self._write_record(record)
+        trial = not record.committed and record.from_colour is not None
+        backend = f"{self._service}_{record.to_colour}" + ("_first" if trial else "")
+        self._write_routes(backend)
+        self._install(self.render(upstreams, record.to_colour))
+        if trial:
+            # Their checks have not seen them yet, and until then the old colour would stand in for them.
+            for index in range(len(upstreams[record.to_colour])):
+                self._ask(f"set server {backend}/new{index + 1} health up")
+        self._flip(backend)
+        if record.committed:
+            self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
+        if self._serving()[1] is not record.to_colour:
+            raise Failed(f"{self.name} does not serve {record.to_colour}, though it was told to")
+
+    def commit(self, record: SwitchRecord) -> None:
+        backend = f"{self._service}_{record.to_colour}"
+        self._write_routes(backend)
+        self._flip(backend)
+        self._write_record(record)
+
+    def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
+        workers = set(self._workers())
+        leaving = workers - {max(workers, default=0)} if self._leaving is None else workers & self._leaving
+        if not self._live:
+            return max(len(leaving), self._agent.connections(endpoints)) if leaving else 0
+        wanted = {str(endpoint) for endpoint in endpoints}
+        rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
+        return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)
+
+    def _main(self) -> str:
+        settings = self._settings
+        return render(
+            "haproxy.cfg.j2",
+            admin=self._place.admin,
+            owns_process=self._place.owns_process,
+            hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
+            read_timeout=settings.proxy.read_timeout,
+            options=self._options,
+            bind=self._inside(self._place.bind),
+            hosts=self._hosts,
+            domains=self._domains,
+            live=self._routes,
+            status_port=STATUS_PORT,
+        )
+
+    def _files(self, text: str) -> Mapping[str, str]:
+        return {self._main_file: self._main(), self._file: text}
+
+    def _inside(self, address: str) -> str:
+        """What to bind for an address of the host: on a host that one, in a container its port."""
+        return address if ":" in self._place.bind else f":{address.rpartition(':')[2]}"
+
+    def _write_routes(self, backend: str) -> None:
+        """After a restart, too, the service's hosts lead to it, and it to this backend."""
+        hosts = self._settings.proxy.hosts or ("*",)
+        exact = "".join(f"{host} {self._service}\n" for host in hosts if not host.startswith("*."))
+        domains = "".join(f"{host[1:]} {self._service}\n" for host in hosts if host.startswith("*."))
+        self._agent.replace_lines(self._hosts, 1, self._service, exact)
+        self._agent.replace_lines(self._domains, 1, self._service, domains)
+        self._agent.replace_lines(self._routes, 0, self._service, f"{self._service} {backend}\n")
+
+    def _forget(self, *, last: bool) -> None:
+        self._agent.replace_lines(self._hosts, 1, self._service, "")
+        self._agent.replace_lines(self._domains, 1, self._service, "")
+        self._agent.replace_lines(self._routes, 0, self._service, "")
+        if last and not self._place.main:
+            self._agent.remove(self._main_file)
+
+    def _flip(self, backend: str) -> None:
+        """The running worker sends all new requests to the backend."""
+        self._ask(f"set map {self._routes} {self._service} {backend}")
+
+    def _ask(self, command: str) -> str:
+        return self._agent.ask_socket(self._place.admin, command)
+
+    def _test(self) -> tuple[int, str]:
+        return self._agent.run("haproxy", "-c", *self._config())
+
+    def _own_reload(self) -> Sequence[str]:
+        return ["sh", "-c", f"kill -USR2 {self._place.master()}"]
+
+    def _config(self) -> list[str]:
+        """The files that HAProxy is started with."""
+        if self._place.main:
+            return ["-f", self._place.main, "-f", self._place.services]
+        return ["-f", self._settings.proxy.host.main, "-f", self._place.services]
+
+    def _took_effect(self, before: set[int]) -> bool:
+        """The listening sockets pass from worker to worker, so that several answers in a row must be the new one's."""
+        if not set(self._workers()) - before:
+            return False
+        return len({self._serving()[0] for _ in range(5)}) == 1

@@ -1,0 +1,118 @@
+"""A proxy that a person has installed on a host: this machine, or the one that DOCKER_HOST reaches by ssh.
+
+bluegreen owns its own file in a directory that the main config includes (or the main config, if asked), and a directory
+for what it must remember. It edits nothing else, and starts and stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from bluegreen.errors import Failed, SettingsError
+from bluegreen.model import Endpoint
+from bluegreen.proxies.agent import SILENCE, Agent, AgentError
+from bluegreen.runtimes.session import LocalSession
+from bluegreen.settings import Settings
+
+STATE = "/var/lib/bluegreen"
+
+
+class ProxyHost:
+    """The proxy of one kind on one host."""
+
+    def __init__(self, settings: Settings) -> None:
+        address = os.environ.get("DOCKER_HOST", "")
+        if address.startswith("tcp://"):
+            raise SettingsError(
+                'proxy.where: "host" means this machine or one reached by ssh, but DOCKER_HOST is a tcp address',
+                hint='use DOCKER_HOST=ssh://..., or proxy.where = "container"',
+            )
+        self._settings = settings
+        self._host = settings.proxy.host
+        self._ssh = _ssh(address) if address.startswith("ssh://") else []
+        self.kind = settings.proxy.kind
+        self.name = f"{self.kind} on {urlsplit(address).hostname if self._ssh else 'this host'}"
+        self.agent = Agent(lambda command: LocalSession(self._here(command), timeout=SILENCE))
+        self.root = STATE
+        self.main = self._host.main if self._host.whole else ""
+        self.services = f"{STATE}/services" if self._host.whole else self._host.directory
+        self.prefix = "" if self._host.whole else "bluegreen-"
+        self.pid_file = self._host.pid_file
+        self.owns_process = self._host.whole
+        self.bind = settings.proxy.listen
+        self.front = Endpoint(_reached(settings.proxy.address), settings.proxy.port)
+        self.admin = self._host.socket
+
+    @property
+    def reload(self) -> Sequence[str]:
+        if self._host.reload or not self.agent.exists("/run/systemd/system"):
+            return self._host.reload
+        return ["systemctl", "reload", self.kind]
+
+    def exists(self) -> bool:
+        return True
+
+    def running(self) -> bool:
+        try:
+            return self.agent.exists(f"/proc/{self.master()}/stat")
+        except (AgentError, Failed):
+            return False
+
+    def master(self) -> int:
+        try:
+            return int(self.agent.read(self._host.pid_file).split()[0])
+        except (AgentError, IndexError, ValueError) as error:
+            raise Failed(
+                f"{self.name} does not run, or writes no {self._host.pid_file}",
+                hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
+            ) from error
+
+    def boot(
+        self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
+    ) -> bool:
+        if not self.running():
+            raise Failed(f"{self.name} does not run", hint=f"start it: systemctl start {self.kind}")
+        # Only what is remembered: the config is the driver's to install, tested.
+        for directory in ("", "/state", "/services"):
+            code, words = self.agent.run("mkdir", "-p", f"{self.root}{directory}")
+            if code:
+                raise Failed(f"{self.root} can't be made on {self.name}: {words}", hint="run as root there")
+        for path, content in files.items():
+            if path.endswith(".map") and not self.agent.exists(f"{self.root}/{path}"):
+                self.agent.write(f"{self.root}/{path}", content)
+        return False
+
+    def service_files(self, suffix: str) -> list[str]:
+        names = self.agent.run("ls", self.services)[1].split()
+        mine = [name for name in names if name.startswith(self.prefix) and name.endswith(suffix)]
+        return [service for name in mine if (service := name.removeprefix(self.prefix).removesuffix(suffix))]
+
+    def detach(self, network: str) -> None:
+        """A host reaches every network of its engine."""
+
+    def remove(self) -> list[str]:
+        return []
+
+    def log(self) -> str:
+        return f"see the log of {self.name}"
+
+    def output(self, *command: str) -> str:
+        return self.agent.run(*command)[1]
+
+    def _here(self, command: Sequence[str]) -> list[str]:
+        return [*self._ssh, shlex.join(command)] if self._ssh else list(command)
+
+
+def _ssh(address: str) -> list[str]:
+    parts = urlsplit(address)
+    target = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
+    port = ["-p", str(parts.port)] if parts.port else []
+    return ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *port, "--", target]
+
+
+def _reached(address: str) -> str:
+    """Where a client on the same host reaches what listens on an address. The agent speaks IPv4."""
+    return "127.0.0.1" if address in ("0.0.0.0", "::", "::1") else address
