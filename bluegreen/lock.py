@@ -77,6 +77,7 @@ class Lock:
         self._lost: str = ""
         self._released = threading.Event()
         self._held = threading.Event()
+        self._created = 0.0
         self._thread: threading.Thread | None = None
 
     def take(
@@ -89,7 +90,7 @@ class Lock:
     ) -> None:
         """The lock is this run's. Raises Locked when another holds it after `wait` seconds.
 
-        The lock's process starts in the background; `check` waits for it.
+        The lock's process starts in the background.
         """
         me = Holder.me(doing)
         deadline = time.monotonic() + wait
@@ -108,7 +109,12 @@ class Lock:
         self._thread.start()
 
     def check(self) -> None:
-        """Still held. Raises BluegreenError when the lease was lost: another run may have begun."""
+        """Still held. Raises BluegreenError when the lease was lost: another run may have begun.
+
+        Nobody takes over a lock before it is STILLBORN, so that half of that may pass before its start is waited for.
+        """
+        if time.monotonic() - self._created < STILLBORN / 2 and not self._lost:
+            return
         self._held.wait(LEASE)
         if not self._held.is_set() or self._lost:
             raise BluegreenError(f"the lock on {self._service} was lost: {self._lost or 'it did not start'}")
@@ -160,6 +166,7 @@ class Lock:
             if error.status_code == 409:
                 return False
             raise
+        self._created = time.monotonic()
         return True
 
     def _hold(self) -> None:

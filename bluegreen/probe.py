@@ -13,7 +13,10 @@ from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
 
 FIRST = 0.05
-"""Seconds until the second try, and the least between any two; it grows to `probe.interval` while nothing changes."""
+"""Seconds until the second try; it grows to `probe.interval` while nothing changes."""
+
+IN_A_ROW = 0.02
+"""Seconds between tries once an answer was right: a rollback waits for them."""
 
 ONE_TRY = 5.0
 """Seconds that one answer may take."""
@@ -87,7 +90,7 @@ def wait_until_right(
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda ready: not ready),
         stop=tenacity.stop_after_delay(timeout),
-        wait=lambda state: FIRST if in_a_row else min(settings.probe.interval, FIRST * 1.2**state.attempt_number),
+        wait=lambda state: IN_A_ROW if in_a_row else min(settings.probe.interval, FIRST * 1.2**state.attempt_number),
         sleep=time.sleep,
     )
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -150,7 +151,8 @@ class Service:
 
     def down(self, emit: Emit, options: Options) -> list[str]:
         """Nothing of this service is left but its images; the proxy stays while it serves another. Says what went."""
-        with self._locked("down", options, emit):
+        with self._locked("down", options, emit) as lock:
+            self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
             return [*gone, *self.proxy.remove(), *self.runtime.remove_network()]
 
@@ -167,13 +169,15 @@ class Service:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         host = self.runtime.name
 
+        threading.Thread(target=_warm_up, name="imports", daemon=True).start()
+
         def tell(event: Event) -> None:
             self.events.append(event)
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
 
         with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
-            observed = look()
+            observed = self._look(look, lock, tell)
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
                 lock.check()
@@ -304,7 +308,7 @@ class Service:
     def _locked(
         self, doing: str, options: Options, emit: Emit, sleep: Callable[[float], None] = time.sleep
     ) -> Iterator[Lock]:
-        """This run holds the service's lock, and the proxy runs if there is one."""
+        """This run holds the service's lock."""
         self._have_proxy_image()
         lock = self._lock()
 
@@ -313,14 +317,19 @@ class Service:
 
         lock.take(doing, wait=options.wait, waiting=waiting, sleep=sleep)
         try:
-            state = self.proxy.observe()
-            if state.exists and not state.running:
-                lock.check()
-                emit(Event("proxy", "progress", self.runtime.name, detail=f"{self.proxy.name} is down: starting it"))
-                self.proxy.boot([])
             yield lock
         finally:
             lock.release()
+
+    def _look(self, look: Callable[[], Observed], lock: Lock, emit: Emit) -> Observed:
+        """What is true now; the proxy runs if there is one."""
+        observed = look()
+        if observed.proxy.running or not observed.proxy.exists:
+            return observed
+        lock.check()
+        emit(Event("proxy", "progress", self.runtime.name, detail=f"{self.proxy.name} is down: starting it"))
+        self.proxy.boot([])
+        return look()
 
     def _have_proxy_image(self) -> None:
         reference = self.settings.proxy.image
@@ -333,6 +342,13 @@ class Service:
                 f"proxy.image: {reference} is not on the engine and can't be pulled: {error.explanation or error}",
                 hint=f"docker pull {reference}, or set proxy.image",
             ) from error
+
+
+def _warm_up() -> None:
+    """The later steps' libraries are loaded while the engine works on what it was asked: a rollback is urgent."""
+    import httpx  # noqa: F401
+    import jinja2  # noqa: F401
+    import tenacity  # noqa: F401
 
 
 def _engine_failed(error: Exception) -> Failed:

@@ -23,6 +23,9 @@ VERIFY_TIMEOUT = 15.0
 BAKE_INTERVAL = 0.2
 """Seconds between two looks at a release that bakes."""
 
+TAKE_BACK_TRIES = 3
+"""How often an old replica is asked before it counts as unfit: one slow answer of a busy host must not decide."""
+
 
 @dataclass
 class Run:
@@ -350,8 +353,12 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
     Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
     """
     for replica in runtime.replicas(old.colour):
-        reason = ask_replica(settings, old.release, proxy, replica.endpoint)
-        if reason:
+        for _ in range(TAKE_BACK_TRIES):
+            reason = ask_replica(settings, old.release, proxy, replica.endpoint)
+            if not reason:
+                break
+            time.sleep(BAKE_INTERVAL)
+        else:
             raise NeedsPerson(
                 f"{old.release} ({replica.name}) can't take the traffic back: {reason}", hint="bluegreen status"
             )

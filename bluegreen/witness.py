@@ -82,7 +82,7 @@ class Prober:
         if fresh:
             headers["Connection"] = "close"
         transport = httpx.HTTPTransport(
-            verify=_tls_context(),
+            verify=_tls_context() if url.startswith("https:") else False,
             trust_env=False,
             retries=0,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=0 if fresh else 1, keepalive_expiry=None),

@@ -17,7 +17,7 @@ from bluegreen.engine import Interrupts, interrupts
 from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
 from bluegreen.lock import Holder
 from bluegreen.model import Colour, Event
-from bluegreen.proxies.agent import Answer
+from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
 
@@ -322,6 +322,25 @@ def test_the_new_release_is_not_removed_while_it_carries_the_traffic_that_the_ol
     with pytest.raises(NeedsPerson, match="can't take the traffic back"):
         service(world).deploy("v2", OPTIONS, quiet)
     assert served(world) == "v2"
+
+
+def test_one_slow_answer_of_the_old_release_does_not_keep_it_from_taking_the_traffic_back() -> None:
+    world = a_world("v1")
+    missed: list[str] = []
+
+    def miss_one(number: int, name: str) -> None:
+        if name == "get":
+            missed.append("none yet")
+            raise Failed("verify failed")
+        if name == "get_from" and missed == ["none yet"]:
+            missed.append("this one")
+            raise AgentError("no answer within 5 s")
+
+    world.at = miss_one
+    with pytest.raises(Failed, match="verify failed"):
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert missed == ["none yet", "this one"]
+    assert served(world) == "v1"
 
 
 @every_job
