@@ -73,6 +73,7 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+wait_option = click.option("--wait", default=0.0, metavar="SECONDS", help="Wait for a run that holds the lock.")
 assume_plan = click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and change nothing.")
 
 
@@ -81,7 +82,7 @@ def run_options(command: F) -> F:
     for option in (
         as_json,
         assume_plan,
-        click.option("--wait", default=0.0, metavar="SECONDS", help="Wait for a run that holds the lock."),
+        wait_option,
         click.option("--no-witness", is_flag=True, help="Send no requests of our own through the proxy."),
         click.option("--receipt", "receipt_file", type=click.Path(path_type=Path), help="Write the receipt as JSON."),
     ):
@@ -216,9 +217,53 @@ def init(name: str | None) -> None:
     click.echo(f"wrote {path}; next: look through it, then bluegreen deploy RELEASE")
 
 
+@main.group()
+def proxy() -> None:
+    """Look after the proxy itself. (Deploys do so by themselves.)"""
+
+
+@proxy.command()
+@with_service
+def render(service: Any) -> None:
+    """Print the service's file of the proxy, as the settings want it. Changes nothing."""
+    click.echo(service.render_proxy(), nl=False)
+
+
+@proxy.command()
+@wait_option
+@with_service
+def boot(service: Any, wait: float) -> None:
+    """Start the proxy, and make it if it is not there."""
+    from bluegreen.console import Console
+    from bluegreen.service import Options
+
+    click.echo(service.boot_proxy(Console().event, Options(wait=wait)))
+
+
+@proxy.command()
+@wait_option
+@with_service
+def reload(service: Any, wait: float) -> None:
+    """Test the proxy's files as they stand, and load them."""
+    from bluegreen.console import Console
+    from bluegreen.service import Options
+
+    click.echo(service.reload_proxy(Console().event, Options(wait=wait)))
+
+
+@proxy.command("status")
+@as_json
+@with_service
+def proxy_status(service: Any, as_json: bool) -> None:
+    """Show what the proxy says of itself and of this service."""
+    from bluegreen.console import Console
+
+    Console(as_json=as_json).proxy(service.proxy_status())
+
+
 @main.command()
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@click.option("--wait", default=0.0, metavar="SECONDS", help="Wait for a run that holds the lock.")
+@wait_option
 @with_service
 def down(service: Any, yes: bool, wait: float) -> None:
     """Remove the service: its containers, its network and its place in the proxy."""

@@ -117,6 +117,20 @@ class Console:
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
 
+    def proxy(self, proxy: dict[str, Any]) -> None:
+        if self.as_json:
+            self._json(proxy)
+            return
+        state = "runs" if proxy["running"] else "does not run" if proxy["exists"] else "is not there"
+        self.line(f"{proxy['name']} {state}" + (f" ({proxy['kind']} {proxy['version']})" if proxy["version"] else ""))
+        self.line(f"  listens  {proxy['listen']}, public as {proxy['url']}")
+        self.line(f"  serves   {proxy['service']}: {proxy['colour'] or 'nothing'}, switched {proxy['switch']}")
+        record = proxy["record"]
+        if record:
+            way = f"{record['from_colour'] or 'nothing'} → {record['to_colour']}"
+            ended = "committed" if record["committed"] else "not committed"
+            self.line(f"  record   {record['number']}: {way}, {ended}, {record['at']}, run {record['run']}")
+
     def error(self, error: BluegreenError) -> None:
         if self.as_json:
             self._json({"event": "error", "message": error.message, "hint": error.hint, "exit_code": error.exit_code})

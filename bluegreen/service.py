@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
-from bluegreen.proxies import Proxy
+from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.driver import Driver
 from bluegreen.proxies.haproxy import HAProxy
@@ -34,7 +34,7 @@ from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
 from bluegreen.receipt import receipt
 from bluegreen.runtimes import Runtime
-from bluegreen.runtimes.connect import connect
+from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
 from bluegreen.steps import Run, recover
@@ -75,12 +75,11 @@ class Service:
         client = connect()
         proxy = settings.proxy
         place: Place = (
-            ProxyHost(settings)
+            ProxyHost(settings, address()[0])
             if proxy.where == "host"
             else ProxyContainer(client, proxy.kind, proxy.listen, proxy.image)
         )
-        driver = DRIVERS[settings.proxy.kind]
-        service = cls(settings, client, DockerRuntime(client, settings), driver(settings, place))
+        service = cls(settings, client, DockerRuntime(client, settings), DRIVERS[proxy.kind](settings, place))
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -147,6 +146,49 @@ class Service:
             "unfinished": observed.unfinished or None,
             "lock": str(holder) if holder else None,
             "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
+        }
+
+    def render_proxy(self) -> str:
+        """The service's file of the proxy as the settings want it, with what is live in use; blue before the first run.
+
+        Raises Failed while the proxy's version, on which the file depends, can't be known.
+        """
+        observed = observe(self.runtime, self.proxy)
+        colour = observed.live.colour if observed.live else Colour.BLUE
+        return self.proxy.render(self._upstreams(observed), colour)
+
+    def boot_proxy(self, emit: Emit, options: Options) -> str:
+        """The proxy runs and reaches the service's network. Says whether it is new."""
+        with self._locked("proxy boot", options, emit) as lock:
+            lock.check()
+            self.runtime.prepare()
+            new = self.proxy.boot([self.runtime.network])
+            return f"{self.proxy.name} {'is made and runs' if new else 'runs'}"
+
+    def reload_proxy(self, emit: Emit, options: Options) -> str:
+        """The proxy has loaded its files as they stand. Raises Failed, and nothing was loaded, if it refuses them."""
+        with self._locked("proxy reload", options, emit) as lock:
+            lock.check()
+            self.proxy.reload()
+            return f"{self.proxy.name} has loaded its files, and its workers from before are leaving"
+
+    def proxy_status(self) -> dict[str, Any]:
+        """What the proxy says of itself and of this service."""
+        state, settings = self.proxy.observe(), self.settings.proxy
+        record = state.record
+        return {
+            "name": self.proxy.name,
+            "kind": settings.kind,
+            "where": settings.where,
+            "version": state.version,
+            "exists": state.exists,
+            "running": state.running,
+            "listen": settings.listen,
+            "url": settings.url,
+            "switch": state.switch,
+            "service": self.settings.service,
+            "colour": str(state.colour) if state.colour else None,
+            "record": asdict(record) if record else None,
         }
 
     def down(self, emit: Emit, options: Options) -> list[str]:
@@ -268,18 +310,22 @@ class Service:
             plan = planning.with_recovery(plan, unfinished)
         if plan.unchanged:
             return plan
-        replicas = self.settings.app.replicas
-        upstreams = {colour: self.runtime.endpoints(colour, replicas) for colour in Colour}
-        if observed.live:
-            upstreams[observed.live.colour] = observed.live.endpoints
         try:
-            config = self.proxy.render(upstreams, plan.colour)
+            config = self.proxy.render(self._upstreams(observed), plan.colour)
         except Failed:  # without the proxy's image its version, and so its config, isn't known yet
             return plan
         lines = difflib.unified_diff(
             observed.proxy.config.splitlines(), config.splitlines(), "as it is", "as it will be", lineterm=""
         )
         return replace(plan, diff="\n".join(lines))
+
+    def _upstreams(self, observed: Observed) -> Upstreams:
+        """Where both colours are, or will be."""
+        replicas = self.settings.app.replicas
+        upstreams = {colour: self.runtime.endpoints(colour, replicas) for colour in Colour}
+        if observed.live:
+            upstreams[observed.live.colour] = observed.live.endpoints
+        return upstreams
 
     def _observe_for_rollback(self, name: str | None) -> Observed:
         observed = observe(self.runtime, self.proxy)

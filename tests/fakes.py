@@ -386,6 +386,11 @@ class FakeProxy:
             self._process.point("commit:half")
             self._carried.record = record
 
+    def reload(self) -> None:
+        with self._process.call("reload"):
+            if self._world.proxy is None or not self._world.proxy_running:
+                raise Failed(f"{self.name} does not run")
+
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("in_flight"):
             return sum(each in endpoints for each in self._world.uploads)

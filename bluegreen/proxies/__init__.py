@@ -39,6 +39,9 @@ class Proxy(Protocol):
     def commit(self, record: SwitchRecord) -> None:
         """The record says that the switch stands, and the old colour gets no request any more."""
 
+    def reload(self) -> None:
+        """The running proxy has loaded its files as they stand. Raises Failed, and nothing was loaded, if it can't."""
+
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         """How many connections are, or may yet be, at work on these endpoints, which are not live any more."""
 

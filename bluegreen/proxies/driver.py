@@ -95,6 +95,15 @@ class Driver(ABC):
         if self._live and colour:
             self._install(self.render(upstreams, colour))
 
+    def reload(self) -> None:
+        if not self._place.running():
+            raise Failed(f"{self.name} does not run", hint="bluegreen proxy boot")
+        code, words = self._test()
+        if code:
+            raise Failed(f"{self.kind} refuses its config, and nothing was loaded: {words}")
+        there = self._agent.exists(self._file)
+        self._reload(expect=stamp_of(self._agent.read(self._file)) if there else None)
+
     def get(self, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(self._place.front, path, host=host, timeout=timeout)
 

@@ -6,7 +6,6 @@ for what it must remember. It edits nothing else, and starts and stops nothing.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -21,13 +20,12 @@ STATE = "/var/lib/bluegreen"
 
 
 class ProxyHost:
-    """The proxy of one kind on one host."""
+    """The proxy of one kind on the host of the engine at `address`. Raises SettingsError if it is a tcp address."""
 
-    def __init__(self, settings: Settings) -> None:
-        address = os.environ.get("DOCKER_HOST", "")
+    def __init__(self, settings: Settings, address: str) -> None:
         if address.startswith("tcp://"):
             raise SettingsError(
-                'proxy.where: "host" means this machine or one reached by ssh, but DOCKER_HOST is a tcp address',
+                f'proxy.where: "host" means this machine or one reached by ssh, but the engine is at {address}',
                 hint='use DOCKER_HOST=ssh://..., or proxy.where = "container"',
             )
         self._settings = settings

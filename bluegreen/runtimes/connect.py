@@ -30,19 +30,19 @@ def connect() -> docker.DockerClient:
 
     Raises BluegreenError with what to do when no engine answers or its socket refuses this user.
     """
-    address, tls = _address()
+    where, tls = address()
     try:
-        if address.startswith("ssh://"):
-            client = docker.DockerClient(base_url=_forward(address), timeout=TIMEOUT)
+        if where.startswith("ssh://"):
+            client = docker.DockerClient(base_url=_forward(where), timeout=TIMEOUT)
         else:
-            client = docker.DockerClient(base_url=address, tls=tls, timeout=TIMEOUT)
+            client = docker.DockerClient(base_url=where, tls=tls, timeout=TIMEOUT)
         client.ping()
     except (DockerException, OSError, ValueError) as error:
-        raise unreachable(address, error) from error
+        raise unreachable(where, error) from error
     return client
 
 
-def _address() -> tuple[str, Any]:
+def address() -> tuple[str, Any]:
     """The engine that `docker` itself would choose, and what TLS needs for it.
 
     Not by the SDK, which knows nothing of DOCKER_CONTEXT and finds no context where there is no config.json.
@@ -66,11 +66,11 @@ def _address() -> tuple[str, Any]:
         if not meta.exists():
             raise BluegreenError(f"the Docker context {name} does not exist", hint="docker context ls")
         endpoint = json.loads(meta.read_text())["Endpoints"]["docker"]
-        address = endpoint.get("Host") or LOCAL
+        host = endpoint.get("Host") or LOCAL
         tls = _tls(directory / "contexts" / "tls" / place / "docker", skip=bool(endpoint.get("SkipTLSVerify")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DockerException) as error:
         raise BluegreenError(f"the Docker context {name or 'of ' + str(config)} can't be read: {error}") from error
-    return address, tls if address.startswith("tcp://") else None
+    return host, tls if host.startswith("tcp://") else None
 
 
 def _tls(directory: Path, *, skip: bool) -> Any:

