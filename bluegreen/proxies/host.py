@@ -7,6 +7,7 @@ for what it must remember. It edits nothing else, and starts and stops nothing.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -17,6 +18,9 @@ from bluegreen.runtimes.session import LocalSession
 from bluegreen.settings import Settings
 
 STATE = "/var/lib/bluegreen"
+
+PID_FILE = 0.5
+"""Seconds in which a proxy that runs has written its pid file."""
 
 
 class ProxyHost:
@@ -43,6 +47,7 @@ class ProxyHost:
         self.bind = settings.proxy.listen
         self.front = Endpoint(_reached(settings.proxy.address), settings.proxy.port)
         self.admin = self._host.socket
+        self._master = 0
 
     @property
     def reload(self) -> Sequence[str]:
@@ -60,13 +65,23 @@ class ProxyHost:
             return False
 
     def master(self) -> int:
-        try:
-            return int(self.agent.read(self._host.pid_file).split()[0])
-        except (AgentError, IndexError, ValueError) as error:
-            raise Failed(
-                f"{self.name} does not run, or writes no {self._host.pid_file}",
-                hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
-            ) from error
+        if not (self._master and self.agent.exists(f"/proc/{self._master}/stat")):
+            self._master = self._read_pid()
+        return self._master
+
+    def _read_pid(self) -> int:
+        """What the pid file says. A proxy that is just reloading writes it anew, so that it is empty for a moment."""
+        deadline = time.monotonic() + PID_FILE
+        while True:
+            try:
+                return int(self.agent.read(self._host.pid_file).split()[0])
+            except (AgentError, IndexError, ValueError) as error:
+                if time.monotonic() > deadline:
+                    raise Failed(
+                        f"{self.name} does not run, or writes no {self._host.pid_file}",
+                        hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
+                    ) from error
+            time.sleep(0.05)
 
     def boot(
         self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()

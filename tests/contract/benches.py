@@ -192,7 +192,7 @@ INSTALLED = {
         exec nginx -g "daemon off;"
         """,
     "haproxy": """
-        mkdir -p /etc/haproxy/conf.d /run/haproxy
+        mkdir -p "$SERVICES" /run/haproxy
         cat >/etc/haproxy/haproxy.cfg <<END
         global
             stats socket /run/haproxy/admin.sock mode 600 level admin expose-fd listeners
@@ -206,7 +206,7 @@ INSTALLED = {
             bind :8090
             http-request return status 200 content-type text/plain string own
 END
-        exec haproxy -W -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg -f /etc/haproxy/conf.d
+        exec haproxy -W -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg -f "$SERVICES"
         """,
 }
 """How a person sets each kind up, and starts it."""
@@ -231,10 +231,12 @@ class HostBench(ContainerBench):
     def __init__(self, image: str, switch: str, request: pytest.FixtureRequest, **host: Any) -> None:
         self._host = host
         super().__init__(image, switch, request)
+        self.services = "/var/lib/bluegreen/services" if host.get("whole") else f"/etc/{self.kind}/conf.d"
         self.machine = self.client.containers.run(
             image,
             ["-ec", INSTALLED[self.kind]],
             entrypoint=["sh"],
+            environment={"SERVICES": self.services},
             name=fresh_name(),
             detach=True,
             user="0",
@@ -253,11 +255,23 @@ class HostBench(ContainerBench):
         return PlayedHost(self.settings, self.machine.name)
 
     def file(self) -> str:
-        return self.run("cat", f"/etc/{self.kind}/conf.d/bluegreen-{self.settings.service}{DRIVERS[self.kind].suffix}")
+        prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
+        return self.run("cat", f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}")
 
     def left(self) -> list[str]:
-        mine = ["-name", "bluegreen*", "-o", "-name", f"*{self.settings.service}*"]
-        return self.run("find", f"/etc/{self.kind}", "/var/lib/bluegreen/state", *mine).split()
+        mine = f"/etc/{self.kind}/*/*bluegreen* /var/lib/bluegreen/state/*"
+        return self.run("sh", "-c", f'for file in {mine}; do if [ -e "$file" ]; then echo "$file"; fi; done').split()
+
+    def processes(self) -> set[int]:
+        """The proxy's own."""
+        place = self.place()
+        with contextlib.closing(place.agent) as agent:
+            return set(agent.children(place.master()))
+
+    def persons_files(self) -> str:
+        """All that the person has in the proxy's directory: names and digests."""
+        each = 'case $file in *bluegreen-*) ;; *) [ -d "$file" ] || sha256sum "$file" ;; esac'
+        return self.run("sh", "-c", f"cd /etc/{self.kind} && for file in * */*; do {each}; done")
 
     def run(self, *command: str) -> str:
         """What a command on the host prints; nothing if it fails."""
