@@ -53,8 +53,8 @@ def test_a_file_that_the_proxy_refuses_is_not_loaded_and_the_one_from_before_is_
 def test_a_reload_uses_the_command_of_the_settings(installed: Installed) -> None:
     bench = installed(reload=[COMMAND, "now"])
     own = {"nginx": "nginx -s reload", "haproxy": "kill -USR2 1"}[bench.kind]
-    script = f"mkdir -p /usr/local/bin; printf '#!/bin/sh\necho $1 >>/tmp/asked\n{own}\n' >/usr/local/bin/persons-reload"
-    bench.run("sh", "-c", f"{script}; chmod +x /usr/local/bin/persons-reload")
+    script = f"#!/bin/sh\\necho $1 >>/tmp/asked\\n{own}\\n"
+    bench.run("sh", "-c", f"mkdir -p /usr/local/bin && printf '{script}' >{COMMAND} && chmod +x {COMMAND}")
     proxy = bench.driver()
     first_switch(bench, proxy)
     asked = bench.run("cat", "/tmp/asked").split()
