@@ -89,6 +89,10 @@ class Console:
             self.line("  witness  none")
         if receipt["cut"]:
             self.line(f"  cut      {receipt['cut']} requests were still in flight when the old release was stopped")
+        sockets = receipt["websockets"]
+        if sockets["open"]:
+            words = f"{sockets['open']} WebSockets were open at the switch, {sockets['closed']} were closed"
+            self.line(f"  sockets  {words}")
         for words in receipt["leftover"]:
             self.line(f"  leftover {words}; the next run takes it up")
 

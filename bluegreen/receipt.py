@@ -23,10 +23,14 @@ def receipt(
     *,
     witness: Witness | None = None,
     cut: int = 0,
+    websockets: tuple[int, int] = (0, 0),
     leftover: list[str] | None = None,
     reason: str = "",
 ) -> dict[str, Any]:
-    """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed."""
+    """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
+
+    `websockets` are those open to the old colour at the switch, and those that its end closed.
+    """
     return {
         "service": service,
         "run": run,
@@ -38,6 +42,7 @@ def receipt(
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
         "cut": cut,
+        "websockets": {"open": websockets[0], "closed": websockets[1]},
         "leftover": leftover or [],
         "steps": [
             {

@@ -276,6 +276,7 @@ class Service:
             self.events,
             witness=run.witness,
             cut=run.cut,
+            websockets=(run.websockets_open, run.websockets_closed),
             leftover=run.leftover,
             reason=reason,
         )

@@ -43,7 +43,14 @@ class Run:
     made_network: bool = False
     made_proxy: bool = False
     record: SwitchRecord | None = None
+    left: int = 0
+    """Connections that were at work on the old colour when the drain gave up."""
     cut: int = 0
+    """Those of them that the old colour's end cut."""
+    websockets_open: int = 0
+    """WebSockets that were open to the old colour at the switch."""
+    websockets_closed: int = 0
+    """Those of them that the old colour's end closed."""
     leftover: list[str] = field(default_factory=list)
 
     @property
@@ -210,6 +217,7 @@ class Switch(Step):
         if run.witness:
             run.witness.switching()
         run.proxy.switch(run.record, upstreams)
+        run.websockets_open = run.proxy.websockets(run.old_endpoints) if old else 0
         if run.witness:
             run.witness.switched(run.release.name)
             run.witness.start()  # at a first deploy there was nobody to answer before
@@ -302,8 +310,8 @@ class Drain(Step):
 
     def do(self, run: Run) -> str:
         limit = run.settings.retire.drain_timeout
-        run.cut = drain(run.proxy, run.old_endpoints, timeout=limit, progress=run.progress(self.name))
-        return f"{run.cut} still in flight after {limit:g} s" if run.cut else "nothing in flight"
+        run.left = drain(run.proxy, run.old_endpoints, timeout=limit, progress=run.progress(self.name))
+        return f"{run.left} still in flight after {limit:g} s" if run.left else "nothing in flight"
 
 
 class Retire(Step):
@@ -322,6 +330,8 @@ class Retire(Step):
         assert old is not None
         if run.settings.retire.old == "standby":
             return f"{old.release} runs on as standby"
+        run.cut = run.left
+        run.websockets_closed = run.proxy.websockets(run.old_endpoints) if run.left else 0
         return f"removed {', '.join(run.runtime.remove(old.colour))}"
 
 

@@ -75,6 +75,7 @@ class World:
     proxy: dict[str, Carried] | None = None
     proxy_running: bool = True
     uploads: list[Endpoint] = field(default_factory=list)
+    websockets: list[Endpoint] = field(default_factory=list)
     """Where the requests go that have begun and not ended."""
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
     """What /version answers instead, by release."""
@@ -393,7 +394,11 @@ class FakeProxy:
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("in_flight"):
-            return sum(each in endpoints for each in self._world.uploads)
+            return sum(each in endpoints for each in [*self._world.uploads, *self._world.websockets])
+
+    def websockets(self, endpoints: Sequence[Endpoint]) -> int:
+        with self._process.call("websockets"):
+            return sum(each in endpoints for each in self._world.websockets)
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
         with self._process.call("get"):

@@ -45,6 +45,9 @@ class Proxy(Protocol):
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         """How many connections are, or may yet be, at work on these endpoints, which are not live any more."""
 
+    def websockets(self, endpoints: Sequence[Endpoint]) -> int:
+        """How many WebSockets are open to these endpoints."""
+
     def get(self, path: str, host: str, timeout: float) -> Answer:
         """The answer to a request as clients send it: through the proxy."""
 

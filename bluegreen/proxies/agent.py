@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from urllib.parse import quote
@@ -19,6 +19,10 @@ SILENCE = 60
 
 # States of /proc/net/tcp that hold no request: FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LISTEN.
 QUIET_STATES = frozenset({"05", "06", "07", "08", "0A"})
+
+
+# Of its timers, by the kernel's documentation (proc_net_tcp): one that is not for a packet under way.
+KEEPALIVE_TIMER = "02:"
 
 
 class AgentError(BluegreenError):
@@ -88,9 +92,16 @@ class Agent:
 
     def connections(self, endpoints: Iterable[Endpoint]) -> int:
         """How many connections from the proxy's network to these endpoints are, or may yet be, at work."""
+        return sum(1 for _ in self._rows(endpoints))
+
+    def kept_alive(self, endpoints: Iterable[Endpoint]) -> int:
+        """How many of them the kernel keeps alive: open, with nothing unconfirmed, and `SO_KEEPALIVE` asked for."""
+        return sum(row[5].startswith(KEEPALIVE_TIMER) for row in self._rows(endpoints))
+
+    def _rows(self, endpoints: Iterable[Endpoint]) -> Iterator[list[str]]:
         wanted = {_proc_net(endpoint) for endpoint in endpoints}
         rows = [line.split() for line in self.read("/proc/net/tcp").splitlines()[1:]]
-        return sum(row[2] in wanted and row[3] not in QUIET_STATES for row in rows)
+        return (row for row in rows if row[2] in wanted and row[3] not in QUIET_STATES)
 
     def call(self, verb: str, *arguments: str) -> bytes:
         """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""

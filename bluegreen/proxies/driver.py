@@ -104,6 +104,9 @@ class Driver(ABC):
         there = self._agent.exists(self._file)
         self._reload(expect=stamp_of(self._agent.read(self._file)) if there else None)
 
+    def websockets(self, endpoints: Sequence[Endpoint]) -> int:
+        return self._agent.kept_alive(endpoints)
+
     def get(self, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(self._place.front, path, host=host, timeout=timeout)
 

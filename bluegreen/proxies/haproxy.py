@@ -67,7 +67,8 @@ class HAProxy(Driver):
         if trial:
             # Their checks have not seen them yet, and until then the old colour would stand in for them.
             for index in range(len(upstreams[record.to_colour])):
-                self._ask(f"set server {backend}/new{index + 1} health up")
+                for tail in ("", "_ws"):
+                    self._ask(f"set server {backend}{tail}/new{index + 1} health up")
         self._flip(backend)
         if record.committed:
             self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up

@@ -48,10 +48,8 @@ class Scripted(Agent):
         return self._answer
 
 
-def row(n: int, local: str, remote: str, state: str) -> str:
-    return (
-        f"   {n}: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  101        0 1234 1 0 20 4 0 10 -1\n"
-    )
+def row(n: int, local: str, remote: str, state: str, timer: str = "00:00000000") -> str:
+    return f"   {n}: {local} {remote} {state} 00000000:00000000 {timer} 00000000  101        0 1234 1 0 20 4 0 10 -1\n"
 
 
 def hexed(endpoint: Endpoint) -> str:
@@ -84,6 +82,19 @@ def test_only_connections_to_these_endpoints_are_counted() -> None:
     assert agent.connections([BLUE]) == 2
     assert agent.connections([BLUE, GREEN]) == 3
     assert agent.connections([]) == 0
+
+
+def test_those_that_the_kernel_keeps_alive_are_told_from_the_others() -> None:
+    rows = [
+        row(0, "03011DAC:A1B2", hexed(BLUE), "01", timer="00:00000000"),
+        row(1, "03011DAC:A1B3", hexed(BLUE), "01", timer="02:000A8C1F"),
+        row(2, "03011DAC:A1B4", hexed(BLUE), "01", timer="01:00000014"),
+        row(3, "03011DAC:A1B5", hexed(GREEN), "01", timer="02:000A8C1F"),
+        row(4, "03011DAC:A1B6", hexed(BLUE), "05", timer="02:000A8C1F"),
+    ]
+    agent = Scripted((HEADER + "".join(rows)).encode())
+    assert agent.kept_alive([BLUE]) == 1
+    assert agent.kept_alive([BLUE, GREEN]) == 2
 
 
 @pytest.mark.parametrize(

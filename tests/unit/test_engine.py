@@ -594,6 +594,21 @@ def test_what_is_still_in_flight_at_the_limit_is_counted_in_the_receipt() -> Non
     assert (receipt["result"], receipt["cut"]) == ("done", 3)
 
 
+@pytest.mark.parametrize(("settings", "closed"), [(SETTINGS, 2), (STANDBY, 0)], ids=["removed", "standby"])
+def test_websockets_are_counted_at_the_switch_and_at_the_old_releases_end(settings: Settings, closed: int) -> None:
+    world = a_world("v1", settings=settings)
+    world.websockets.extend([world.containers["shop-blue-1"].endpoint] * 3)
+
+    def one_leaves(number: int, name: str) -> None:
+        if name == "in_flight" and len(world.websockets) == 3:
+            world.websockets.pop()
+
+    world.at = one_leaves
+    receipt = service(world, settings).deploy("v2", OPTIONS, quiet)
+    assert (receipt["result"], receipt["websockets"]) == ("done", {"open": 3, "closed": closed})
+    assert receipt["cut"] == closed
+
+
 def test_a_proxy_that_is_down_is_started_before_anything_else() -> None:
     world = a_world("v1")
     world.proxy_running = False

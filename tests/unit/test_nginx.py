@@ -146,7 +146,11 @@ def test_both_colours_stand_in_the_file_each_alone_and_each_with_the_other_behin
     assert servers(found["upstream shop_green"]) == green
     assert servers(found["upstream shop_blue_first"]) == [*blue, *((each, True) for each, _ in green)]
     assert servers(found["upstream shop_green_first"]) == [*green, *((each, True) for each, _ in blue)]
-    assert len(found) == 7
+    for name in ("shop_blue", "shop_green", "shop_blue_first", "shop_green_first"):
+        assert servers(found[f"upstream {name}_ws"]) == servers(found[f"upstream {name}"])
+        assert "keepalive 64;" in found[f"upstream {name}"]
+        assert "keepalive 64;" not in found[f"upstream {name}_ws"], "a WebSocket is never on a connection from before"
+    assert len(found) == 11
 
 
 def test_live_a_flip_does_not_change_the_file_so_that_nothing_is_reloaded() -> None:
