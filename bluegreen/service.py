@@ -77,7 +77,7 @@ class Service:
         place: Place = (
             ProxyHost(settings)
             if proxy.where == "host"
-            else ProxyContainer(client, proxy.kind, proxy.listen, proxy.image)
+            else ProxyContainer(client, proxy)
         )
         driver = DRIVERS[settings.proxy.kind]
         service = cls(settings, client, DockerRuntime(client, settings), driver(settings, place))
@@ -166,6 +166,7 @@ class Service:
         *,
         recovery_suffices: bool = False,
     ) -> dict[str, Any]:
+        _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         host = self.runtime.name
 
@@ -250,6 +251,7 @@ class Service:
             rate=settings.witness.rate,
             connections=settings.witness.connections,
             timeout=settings.witness.timeout,
+            ca=settings.ca,
         )
         if observed.live:
             reason = witness.reachable()

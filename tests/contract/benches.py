@@ -147,8 +147,7 @@ class ContainerBench(ProxyBench):
         return f"127.0.0.1:{self.port}"
 
     def driver(self) -> Proxy:
-        proxy = self.settings.proxy
-        made = DRIVERS[self.kind](self.settings, ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image))
+        made = DRIVERS[self.kind](self.settings, ProxyContainer(self.client, self.settings.proxy))
         self._made.append(made)
         return made
 
@@ -174,8 +173,7 @@ class ContainerBench(ProxyBench):
     def _remove(self) -> None:
         for made in self._made:
             made.close()
-        proxy = self.settings.proxy
-        ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image).remove()
+        ProxyContainer(self.client, self.settings.proxy).remove()
 
 
 class HeldUpload(Upload):

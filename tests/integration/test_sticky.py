@@ -60,7 +60,7 @@ def replicas(service: TestService, asked: int = 12) -> Iterator[str]:
 def test_a_sticky_client_stays_until_the_switch_and_moves_then_without_a_failure(
     make_service: Make, haproxy: str, switch: str
 ) -> None:
-    service = make_service(nginx=haproxy, switch=switch, app="replicas = 2", proxy=COOKIE)
+    service = make_service(image=haproxy, switch=switch, app="replicas = 2", proxy=COOKIE)
     service.deploy("v1")
     assert len(set(replicas(service))) == 2, "without a cookie, both replicas are met"
 
@@ -88,7 +88,7 @@ def test_a_sticky_client_stays_until_the_switch_and_moves_then_without_a_failure
 
 def test_the_cookie_names_the_colour_and_the_replica(make_service: Make) -> None:
     service = make_service(
-        nginx="haproxy:3.2",
+        image="haproxy:3.2",
         app="replicas = 2",
         proxy=f'[proxy.haproxy.server]\ncookie_prefix = "portal_"\n{COOKIE}',
     )
