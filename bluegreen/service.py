@@ -77,7 +77,7 @@ class Service:
         place: Place = (
             ProxyHost(settings, address()[0])
             if proxy.where == "host"
-            else ProxyContainer(client, proxy.kind, proxy.listen, proxy.image)
+            else ProxyContainer(client, proxy)
         )
         service = cls(settings, client, DockerRuntime(client, settings), DRIVERS[proxy.kind](settings, place))
         try:
@@ -208,6 +208,7 @@ class Service:
         *,
         recovery_suffices: bool = False,
     ) -> dict[str, Any]:
+        _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         host = self.runtime.name
 
@@ -293,6 +294,7 @@ class Service:
             rate=settings.witness.rate,
             connections=settings.witness.connections,
             timeout=settings.witness.timeout,
+            ca=settings.ca,
         )
         if observed.live:
             reason = witness.reachable()

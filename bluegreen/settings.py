@@ -15,6 +15,7 @@ import posixpath
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,6 +34,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
+from bluegreen.certificate import Pair, read_pair
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.model import Release
 
@@ -413,11 +415,11 @@ def _path_or_true(value: object) -> object:
 def _stats_bind(value: str) -> str:
     value = _listen(value)
     if int(value.rpartition(":")[2]) in _TAKEN:
-        raise ValueError(f"{_shown(value)}: the ports {' and '.join(map(str, _TAKEN))} are taken inside the proxy")
+        raise ValueError(f"{_shown(value)}: the ports {', '.join(map(str, _TAKEN))} are taken inside the proxy")
     return value
 
 
-_TAKEN = (8079, 8080)
+_TAKEN = (8078, 8079, 8080, 8443)
 
 
 def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -566,6 +568,28 @@ IMAGES = {"nginx": "nginx:stable", "haproxy": "haproxy:3.2"}
 
 def _image_or_default(value: str, info: ValidationInfo) -> str:
     return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
+
+
+class TlsTable(Table):
+    """TLS at the proxy: the pair that clients are shown, and where."""
+
+    certificate: Text = Field(
+        description="The certificate with its chain, the server's own first: a PEM file, relative to this file."
+    )
+    key: Text = Field(description="Its private key without a passphrase: a PEM file, relative to this file.")
+    listen: Annotated[str, AfterValidator(_listen)] | None = Field(
+        default=None,
+        description="Where clients reach the proxy by https: IPv4:port or [IPv6]:port. Default: proxy.listen itself.",
+    )
+    http2: bool = Field(default=True, description="Whether HTTP/2 is offered.")
+    redirect: bool = Field(
+        default=True,
+        description="Whether plain http on proxy.listen is answered by a redirect to https, where `listen` is another.",
+    )
+    ca: Text | None = Field(
+        default=None,
+        description="What the witness trusts: a PEM file, relative to this file. Default: the usual authorities.",
+    )
 
 
 class HostTable(Table):
@@ -789,10 +813,13 @@ class ProxyTable(Table):
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
+    # Before url, which follows from it.
+    tls: TlsTable | None = Field(default=None, description="TLS at the proxy. Default: none.")
     url: Annotated[str, AfterValidator(_url)] = Field(
         default="",
         validate_default=True,
-        description="The public address, which the witness asks. Default: http:// and what `listen` says.",
+        description="The public address, which the witness asks. Default: http:// and what `listen` says;"
+        " with TLS, https:// and what `tls.listen` says.",
     )
     hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)] = (
         Field(
@@ -840,6 +867,21 @@ class ProxyTable(Table):
         """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
 
+    @property
+    def tls_listen(self) -> str | None:
+        """Where the proxy speaks TLS; None if it does not."""
+        return (self.tls.listen or self.listen) if self.tls else None
+
+    @property
+    def redirects(self) -> bool:
+        """Whether `listen` only redirects to https."""
+        return self.tls is not None and self.tls.redirect and self.tls_listen != self.listen
+
+    @property
+    def plain(self) -> bool:
+        """Whether the service is served by plain http."""
+        return not self.redirects and self.tls_listen != self.listen
+
     @field_validator("haproxy")
     @classmethod
     def _only_for_haproxy(cls, value: HAProxyTable, info: ValidationInfo) -> HAProxyTable:
@@ -853,9 +895,10 @@ class ProxyTable(Table):
         if value != "":
             return value
         # Without a `listen` that is right, its problem is the one to tell.
-        host, _, port = info.data.get("listen", "localhost:80").rpartition(":")
+        listen, tls = info.data.get("listen", "localhost:80"), info.data.get("tls")
+        host, _, port = ((tls and tls.listen) or listen).rpartition(":")
         reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"http://{reached}:{port}"
+        return f"{'https' if tls else 'http'}://{reached}:{port}"
 
 
 class NetworkTable(Table):
@@ -927,15 +970,30 @@ class Settings(Table):
         """The directory that is built."""
         return self._root / self.image.context
 
+    @cached_property
+    def pair(self) -> Pair | None:
+        """The certificate and the key of `proxy.tls`, read once. Raises SettingsError if they will not do."""
+        tls = self.proxy.tls
+        return read_pair(self._root / tls.certificate, self._root / tls.key, self.proxy.hosts) if tls else None
+
+    @property
+    def ca(self) -> Path | None:
+        """The file with the authority that the witness trusts; None for the usual ones."""
+        tls = self.proxy.tls
+        return self._root / tls.ca if tls and tls.ca else None
+
     @property
     def hash(self) -> str:
-        """12 hex digits over what decides how a release runs and is routed.
+        """12 hex digits over what decides how a release runs and is routed, a certificate's content included.
 
         A default that is written out does not change it, nor does a key that a later version adds.
+        Raises SettingsError if the certificate and its key will not do.
         """
         tables = {"app", "probe", "proxy", "network"}
         data = self.model_dump(include=tables, exclude_defaults=True)
         data["repository"] = self.image.repository
+        if self.pair:
+            data["certificate"] = self.pair.fingerprint
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     def reference(self, release: Release) -> str:

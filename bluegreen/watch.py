@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bluegreen.witness import Answer, Prober, Tally, latency_ms, percentiles_ms, shown, ticks
@@ -21,6 +22,7 @@ def watch(
     rate: float = 20.0,
     seconds: float | None = None,
     timeout: float = 5.0,
+    ca: Path | None = None,
 ) -> dict[str, Any]:
     """Sends `rate` requests a second on fresh connections until `stop`, Ctrl-C or the end of `seconds`.
 
@@ -32,7 +34,7 @@ def watch(
     if rate <= 0:
         raise ValueError("a rate has to be above 0")
     tally, span = Tally(), _Span()
-    prober = Prober(url, path, host=host, timeout=timeout)
+    prober = Prober(url, path, host=host, timeout=timeout, ca=ca)
     with contextlib.closing(prober), contextlib.suppress(KeyboardInterrupt):
         for _ in ticks(rate, stop, seconds=seconds):
             answer = prober.ask()

@@ -17,7 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from bluegreen.errors import SettingsError
 
 if TYPE_CHECKING:
     import ssl
@@ -60,7 +63,8 @@ class Prober:
 
     With `fresh` every request opens a connection of its own, otherwise one connection is kept alive between
     requests. It keeps no cookies, follows no redirects and uses no proxy from the environment. `timeout` is
-    in seconds. For https, `host` is also the name that the certificate has to be for.
+    in seconds. For https, `host` is also the name that the certificate has to be for, and `ca` a file with the
+    only authority that is trusted. Raises SettingsError if that can't be used.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Prober:
         host: str | None = None,
         fresh: bool = True,
         timeout: float = 5.0,
+        ca: Path | None = None,
     ) -> None:
         import httpx
 
@@ -82,7 +87,7 @@ class Prober:
         if fresh:
             headers["Connection"] = "close"
         transport = httpx.HTTPTransport(
-            verify=_tls_context() if url.startswith("https:") else False,
+            verify=_trust(url, ca),
             trust_env=False,
             retries=0,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=0 if fresh else 1, keepalive_expiry=None),
@@ -140,12 +145,24 @@ class Prober:
         return "not HTTP" if isinstance(error, httpx.ProtocolError) else "no connection"
 
 
+def _trust(url: str, ca: Path | None) -> ssl.SSLContext | Literal[False]:
+    """What https to this address takes; False for plain http, which is spared the making."""
+    return _tls_context(ca) if url.startswith("https:") else False
+
+
 @functools.cache
-def _tls_context() -> ssl.SSLContext:
-    """The usual trust in certificates, with `SSL_CERT_FILE` and `SSL_CERT_DIR`. Slow to make, so shared."""
+def _tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Trust in the authority in `ca`, else the usual one, with `SSL_CERT_FILE` and `SSL_CERT_DIR`. Slow, so shared."""
+    import ssl
+
     import httpx
 
-    return httpx.create_ssl_context()
+    if ca is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise SettingsError(f"proxy.tls.ca: {ca} can't be used: {error.strerror or error}") from None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -327,7 +344,8 @@ class Witness:
     connections that are kept alive and one line that opens a fresh connection for each request. `timeout` is
     in seconds. Any thread may call any method.
 
-    Raises ValueError for a rate that is not above 0 or a negative number of connections.
+    Raises ValueError for a rate that is not above 0 or a negative number of connections, and SettingsError if `ca`,
+    the only authority that is trusted, can't be used.
     """
 
     def __init__(
@@ -340,10 +358,13 @@ class Witness:
         rate: float,
         connections: int,
         timeout: float,
+        ca: Path | None = None,
     ) -> None:
         if rate <= 0 or connections < 0:
             raise ValueError("a witness needs a rate above 0 and no negative number of connections")
-        self._url, self._path, self._host, self._timeout = url, path, host, timeout
+        self._url, self._path, self._host, self._timeout, self._ca = url, path, host, timeout, ca
+        if ca:
+            _trust(url, ca)
         self._expected = dict(expected)
         self._rate, self._lines = rate, connections + 1
         self._names: dict[str, str] = {}
@@ -375,7 +396,7 @@ class Witness:
         with self._lock:
             if self._threads or self._over:
                 return
-            _tls_context()
+            _trust(self._url, self._ca)
             self._tally.started = time.monotonic()
             for line in range(self._lines):
                 thread = threading.Thread(target=self._send, args=(line,), name=f"witness-{line}", daemon=True)
@@ -526,7 +547,7 @@ class Witness:
             prober.close()
 
     def _prober(self, *, fresh: bool = True) -> Prober:
-        return Prober(self._url, self._path, host=self._host, fresh=fresh, timeout=self._timeout)
+        return Prober(self._url, self._path, host=self._host, fresh=fresh, timeout=self._timeout, ca=self._ca)
 
     def _classify(self, answer: Answer) -> tuple[str, str]:
         """Who answered (or, where it is wrong, what came) and why the answer is a failure, if it is one."""

@@ -64,9 +64,12 @@ class Agent:
     def exists(self, path: str) -> bool:
         return self.call("exists", path) == b"1"
 
-    def write(self, path: str, content: str) -> None:
-        """The file has this content; a reader sees the old one or the new one whole."""
-        self.call("write", path, content)
+    def write(self, path: str, content: str, *, only_for: int | None = None) -> None:
+        """The file has this content; a reader sees the old one or the new one whole.
+
+        With the id of a process in `only_for`, nobody but that one's user (and root) can read it.
+        """
+        self.call("write", path, content, "" if only_for is None else str(only_for))
 
     def replace_lines(self, path: str, column: int, value: str, lines: str) -> None:
         """The lines of a shared file whose word number `column` is `value` are these; another writer's edit is kept."""

@@ -16,6 +16,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import SILENCE, Agent
 from bluegreen.runtimes.session import Session, SessionEnded
+from bluegreen.settings import ProxyTable
 
 ROOT = "/bluegreen"
 """Where the volume is mounted in the container."""
@@ -23,18 +24,25 @@ ROOT = "/bluegreen"
 PORT = 8080
 """What the proxy listens on inside the container; over 1024, so that it needs no privilege to bind."""
 
+TLS_PORT = 8443
+"""The same for https."""
+
 MAIN = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
 
 
 class ProxyContainer:
     """The container at one address of the host. Its name comes from the address, so that services share it."""
 
-    def __init__(self, client: Any, kind: str, listen: str, image: str) -> None:
+    def __init__(self, client: Any, settings: ProxyTable) -> None:
         self._client = client
-        self.kind = kind
-        self.listen = listen
-        self.image = image
-        slug = re.sub(r"[^0-9A-Za-z.]+", "-", listen).strip("-")
+        self.kind = settings.kind
+        self.listen = settings.listen
+        self.image = settings.image
+        tls = settings.tls_listen
+        self._ports = {f"{TLS_PORT}/tcp": _address(tls)} if tls else {}
+        if tls != self.listen:
+            self._ports[f"{PORT}/tcp"] = _address(self.listen)
+        slug = re.sub(r"[^0-9A-Za-z.]+", "-", self.listen).strip("-")
         self.name = f"bluegreen-proxy-{slug}"
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
         # (bluegreen-net-...), or joining one would move the ports and cut every connection.
@@ -43,10 +51,11 @@ class ProxyContainer:
         self.root = ROOT
         self.services = f"{ROOT}/services"
         self.prefix = ""
-        self.main = f"{ROOT}/{MAIN[kind]}"
+        self.main = f"{ROOT}/{MAIN[self.kind]}"
         self.pid_file = "/tmp/nginx.pid"
         self.owns_process = True
         self.bind = str(PORT)
+        self.tls_bind = str(TLS_PORT) if tls else ""
         self.front = Endpoint("127.0.0.1", PORT)
         self.admin = "/tmp/bluegreen-admin.sock"
         self.reload: Sequence[str] = ()
@@ -93,6 +102,8 @@ class ProxyContainer:
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
                 hint=f"free the address {self.listen}, or choose another proxy.listen",
             )
+        elif networks:
+            self._check_ports(container)
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -149,8 +160,7 @@ class ProxyContainer:
 
     def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
         labels = {"bluegreen.proxy": self.kind}
-        ports = {f"{PORT}/tcp": _address(self.listen)}
-        ports |= {f"{address.rpartition(':')[2]}/tcp": _address(address) for address in published}
+        ports = self._ports | {f"{address.rpartition(':')[2]}/tcp": _address(address) for address in published}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -172,6 +182,24 @@ class ProxyContainer:
         container.put_archive(ROOT, _archive(files))
         return container
 
+    @property
+    def _keys(self) -> str:
+        """The settings that say what is published."""
+        return "proxy.listen or proxy.tls.listen" if len(self._ports) > 1 else "proxy.listen"
+
+    def _check_ports(self, container: Any) -> None:
+        """Raises Failed if the container, whose ports were fixed when it was made, does not publish what it should."""
+        published = container.attrs["HostConfig"]["PortBindings"] or {}
+        for inside, (address, port) in self._ports.items():
+            if {"HostIp": address, "HostPort": str(port)} not in (published.get(inside) or []):
+                what = "https" if inside == f"{TLS_PORT}/tcp" else "plain http"
+                raise Failed(
+                    f"the proxy {self.name} does not publish {address}:{port} for {what}, and the ports of a container"
+                    " are fixed when it is made",
+                    hint="`bluegreen down` for each service of this proxy and deploy again, which interrupts them;"
+                    " or set another proxy.listen, which gets a proxy of its own",
+                )
+
     def _start(self, container: Any, new: bool) -> None:
         try:
             container.start()
@@ -180,14 +208,15 @@ class ProxyContainer:
             if new:
                 self.remove()
             if "already allocated" in words or "address already in use" in words:
+                ports = " or ".join(f"{address}:{port}" for address, port in self._ports.values())
+                sport = " or ".join(f"sport = :{port}" for _, port in self._ports.values())
                 raise Failed(
-                    f"the address {self.listen} is taken by another program",
-                    hint=f"see which: ss -ltnp 'sport = :{self.listen.rpartition(':')[2]}'; or change proxy.listen",
+                    f"the address {ports} is taken by another program",
+                    hint=f"see which: ss -ltnp '{sport}'; or change {self._keys}",
                 ) from error
             if "cannot assign requested address" in words:
-                raise Failed(
-                    f"the engine's host has no address {self.listen.rpartition(':')[0]}", hint="change proxy.listen"
-                ) from error
+                hosts = " or ".join(dict.fromkeys(address for address, _ in self._ports.values()))
+                raise Failed(f"the engine's host has no address {hosts}", hint=f"change {self._keys}") from error
             raise Failed(f"the proxy {self.name} does not start: {words}") from error
         deadline = time.monotonic() + 10
         while True:

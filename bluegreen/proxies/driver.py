@@ -7,7 +7,9 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
+from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
@@ -16,6 +18,9 @@ from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import stamp_of
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
+
+INSIDE_PORT = 8078
+"""Where, on the proxy's loopback, a service that clients reach by https alone is served without it."""
 
 STATUS_PORT = 8079
 """Where, on the proxy's loopback, a running worker tells what it serves."""
@@ -41,6 +46,8 @@ class Driver(ABC):
         self._agent = place.agent
         self._file = f"{place.services}/{place.prefix}{self._service}{self.suffix}"
         self._state = f"{place.root}/state/{self._service}"
+        self._secrets = f"{place.root}/tls"
+        """The directory of the certificates and keys of all services."""
         self._live = settings.proxy.switch != "reload"
         self._version = ""
         self._leaving: set[int] | None = None
@@ -108,7 +115,8 @@ class Driver(ABC):
         return self._agent.kept_alive(endpoints)
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
-        return self._agent.get(self._place.front, path, host=host, timeout=timeout)
+        front = self._place.front if self._settings.proxy.plain else Endpoint("127.0.0.1", INSIDE_PORT)
+        return self._agent.get(front, path, host=host, timeout=timeout)
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
@@ -123,7 +131,7 @@ class Driver(ABC):
         self._agent.run("rm", "-rf", self._state)
         if self._service not in services:
             return []
-        self._agent.remove(self._file)
+        self._agent.remove(self._file, *self._pair_files(None))
         self._reload(expect=None)
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]
@@ -131,9 +139,25 @@ class Driver(ABC):
     def close(self) -> None:
         self._agent.close()
 
-    def _files(self, text: str) -> Mapping[str, str]:
-        """All files that go with the service's own, `text`."""
-        return {self._file: text}
+    def _files(self, text: str) -> Mapping[str, str | None]:
+        """All files that go with the service's own, `text`; None for one that must not be there."""
+        return {**self._pair_files(self._settings.pair), self._file: text}
+
+    @abstractmethod
+    def _pair_files(self, pair: Pair | None) -> Mapping[str, str | None]:
+        """The files with the service's certificate and its key, in the form that this proxy reads; None without TLS."""
+
+    def _https_port(self) -> str | None:
+        """What stands behind the host where plain http is redirected to: `:8443`, or nothing for the usual port.
+
+        None if it is not redirected.
+        """
+        proxy = self._settings.proxy
+        if not proxy.redirects:
+            return None
+        url = urlsplit(proxy.url)
+        port = str(url.port or 443) if url.scheme == "https" else (proxy.tls_listen or "").rpartition(":")[2]
+        return f":{port}" if port != "443" else ""
 
     def _forget(self, *, last: bool) -> None:  # noqa: B027  (most proxies have no such file)
         """The service stands in no file that it shares with others; nor does any such file if it was the last."""
@@ -166,22 +190,24 @@ class Driver(ABC):
         old = {path: self._agent.read(path) if self._agent.exists(path) else None for path in files}
         if files == old and self._serving()[0] == stamp:
             return
-        for path, content in files.items():
-            self._agent.write(path, content)
+        self._lay(files)
         code, words = self._test()
         if code:
-            self._put_back(old)
+            self._lay(old)
             raise Failed(f"{self.kind} refuses the new config, and the old one is back: {words}")
         try:
             self._reload(expect=stamp)
         except Failed:
-            self._put_back(old)
+            self._lay(old)
             raise
 
-    def _put_back(self, old: Mapping[str, str | None]) -> None:
-        for path, content in old.items():
+    def _lay(self, files: Mapping[str, str | None]) -> None:
+        """The files are as given, one with None is gone, and a secret is for the proxy alone."""
+        for path, content in files.items():
             if content is None:
                 self._agent.remove(path)
+            elif path.startswith(f"{self._secrets}/"):
+                self._agent.write(path, content, only_for=self._place.master())
             else:
                 self._agent.write(path, content)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 
+from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.agent import AgentError
+from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import render
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import HAProxyTable, Settings
 
 
@@ -27,21 +31,40 @@ class HAProxy(Driver):
         self._main_file = place.main or f"{place.services}/{place.prefix}.cfg"
 
     def boot(self, networks: Sequence[str]) -> bool:
-        files = {"haproxy.cfg": self._main(), "services/": "", "state/": ""}
+        # The certificates come with the first install: a directory without one would keep HAProxy from starting.
+        files = {"haproxy.cfg": self._main(own=False), "services/": "", "state/": ""}
         files |= {path.rpartition("/")[2]: "" for path in (self._hosts, self._domains, self._routes)}
         stats = self._options.stats
         published = (stats.bind,) if stats.bind else ()
-        return self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks, published)
+        new = self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks, published)
+        if networks and ":" in self._place.bind:
+            self._check_shared()
+        return new
+
+    def _check_shared(self) -> None:
+        """Raises Failed if clients of other services would find nobody: where HAProxy listens is one place for all."""
+        others = sorted(set(self._place.service_files(self.suffix)) - {self._service})
+        if not others or not self._agent.exists(self._main_file):
+            return
+        main = "^frontend bluegreen.{} .*\n *bind (\\S+)"
+        old, new = self._agent.read(self._main_file), self._main()
+        for name in ("clients", "tls") if self._tls_of_others() else ("clients",):
+            was, will = (re.findall(main.format(name), text, re.MULTILINE) for text in (old, new))
+            if was and was != will:
+                raise Failed(
+                    f"{self.name} also serves {', '.join(others)} at {was[0]}, which these settings would take away",
+                    hint="give all services of one HAProxy the same proxy.listen and the same proxy.tls.listen",
+                )
 
     @property
     def _options(self) -> HAProxyTable:
         return self._settings.proxy.haproxy
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
-        proxy, probe = self._settings.proxy, self._settings.probe
+        proxy, probe, pair = self._settings.proxy, self._settings.probe, self._settings.pair
         return render(
             "haproxy-service.cfg.j2",
-            salt=self._main(),
+            salt=self._main() + (pair.fingerprint if pair else ""),
             service=self._service,
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
@@ -55,6 +78,8 @@ class HAProxy(Driver):
             stats_bind=self._inside(proxy.haproxy.stats.bind or ""),
             check_path=proxy.haproxy.httpchk if isinstance(proxy.haproxy.httpchk, str) else probe.path,
             check_host=probe.host or self._service,
+            plain=proxy.plain,
+            redirect=self._https_port(),
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -90,8 +115,10 @@ class HAProxy(Driver):
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)
 
-    def _main(self) -> str:
-        settings = self._settings
+    def _main(self, *, own: bool = True) -> str:
+        """The main file; without what this service needs in it unless `own`."""
+        settings, place = self._settings, self._place
+        bind = self._inside(place.bind)
         return render(
             "haproxy.cfg.j2",
             admin=self._place.admin,
@@ -99,15 +126,38 @@ class HAProxy(Driver):
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
             read_timeout=settings.proxy.read_timeout,
             options=self._options,
-            bind=self._inside(self._place.bind),
+            bind=bind if place.bind != place.tls_bind else "",
+            inside_port=INSIDE_PORT,
+            tls=self._tls_bind() if own and place.tls_bind else self._tls_of_others(),
             hosts=self._hosts,
             domains=self._domains,
             live=self._routes,
             status_port=STATUS_PORT,
         )
 
-    def _files(self, text: str) -> Mapping[str, str]:
-        return {self._main_file: self._main(), self._file: text}
+    def _tls_bind(self) -> str:
+        """What follows `bind` for https: the address, and how TLS is spoken there."""
+        tls = self._settings.proxy.tls
+        offers = "h2,http/1.1" if tls and tls.http2 else "http/1.1"
+        return f"{self._inside(self._place.tls_bind)} ssl crt {self._secrets} alpn {offers} ssl-min-ver TLSv1.2"
+
+    def _tls_of_others(self) -> str:
+        """The same as it stands, if the directory of certificates, which it names, holds another service's."""
+        try:
+            names = self._agent.run("ls", self._secrets)[1].split()
+            if not {name for name in names if name.endswith(".pem")} - {f"{self._service}.pem"}:
+                return ""
+            found = re.search(r"^ *bind (.* ssl crt .*)$", self._agent.read(self._main_file), re.MULTILINE)
+        except (AgentError, SessionEnded):
+            return ""
+        return found[1] if found else ""
+
+    def _files(self, text: str) -> Mapping[str, str | None]:
+        # The certificate before the file that needs it.
+        return {**self._pair_files(self._settings.pair), self._main_file: self._main(), self._file: text}
+
+    def _pair_files(self, pair: Pair | None) -> Mapping[str, str | None]:
+        return {f"{self._secrets}/{self._service}.pem": f"{pair.certificate.rstrip()}\n{pair.key}" if pair else None}
 
     def _inside(self, address: str) -> str:
         """What to bind for an address of the host: on a host that one, in a container its port."""
@@ -128,6 +178,8 @@ class HAProxy(Driver):
         self._agent.replace_lines(self._routes, 0, self._service, "")
         if last and not self._place.main:
             self._agent.remove(self._main_file)
+        elif self._agent.exists(self._file):
+            self._agent.write(self._main_file, self._main(own=False))
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""

@@ -45,6 +45,7 @@ class ProxyHost:
         self.pid_file = self._host.pid_file
         self.owns_process = self._host.whole
         self.bind = settings.proxy.listen
+        self.tls_bind = settings.proxy.tls_listen or ""
         self.front = Endpoint(_reached(settings.proxy.address), settings.proxy.port)
         self.admin = self._host.socket
         self._master = 0

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.driver import STATUS_PORT, Driver
+from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.templates import render
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
+
+
+HTTP2_WORD = (1, 25, 1)
+"""The version from which on HTTP/2 is a directive of its own and no word of `listen`."""
 
 
 class Nginx(Driver):
@@ -26,9 +31,11 @@ class Nginx(Driver):
         return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
-        proxy = self._settings.proxy
+        proxy, pair = self._settings.proxy, self._settings.pair
+        version = tuple(map(int, self._running_version().split(".")))
         return render(
             "nginx-service.conf.j2",
+            salt=pair.fingerprint if pair else "",
             service=self._service,
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
@@ -41,7 +48,14 @@ class Nginx(Driver):
             spread=_spread(proxy.balance),
             max_body=proxy.max_body,
             read_timeout_ms=round(proxy.read_timeout * 1000),
-            keepalive_min=tuple(map(int, self._running_version().split("."))) >= KEEPALIVE_MIN,
+            keepalive_min=version >= KEEPALIVE_MIN,
+            plain=proxy.plain,
+            redirect=self._https_port(),
+            inside_port=INSIDE_PORT,
+            tls_listen=self._place.tls_bind,
+            pair=f"{self._secrets}/{self._service}",
+            http2=proxy.tls is not None and proxy.tls.http2,
+            http2_word=version >= HTTP2_WORD,
         )
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
@@ -78,12 +92,25 @@ class Nginx(Driver):
     def _main(self) -> str:
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
-        text = text.replace("/bluegreen/services", place.services).replace("/tmp/nginx.pid", place.pid_file)
-        return text.replace("listen 8080;", f"listen {place.bind};")
+        text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
+        text = text.replace("/tmp/nginx.pid", place.pid_file)
+        return text.replace("listen 8080;", f"listen {self._plain_bind()};")
 
-    def _files(self, text: str) -> Mapping[str, str]:
-        main = {self._place.main: self._main()} if self._place.main else {}
-        return {**main, self._file: text}
+    def _plain_bind(self) -> str:
+        """Where a service is that clients do not reach by https: what it listens on, unless https has taken that."""
+        return self._place.bind if self._place.bind != self._place.tls_bind else f"127.0.0.1:{INSIDE_PORT}"
+
+    def _files(self, text: str) -> Mapping[str, str | None]:
+        files, place = dict(super()._files(text)), self._place
+        if place.main:
+            files[place.main] = self._main()
+            if place.tls_bind:
+                files[f"{self._secrets}/unclaimed.conf"] = render("nginx-tls.conf.j2", listen=place.tls_bind)
+        return files
+
+    def _pair_files(self, pair: Pair | None) -> Mapping[str, str | None]:
+        pem = f"{self._secrets}/{self._service}"
+        return {f"{pem}.crt": pair.certificate if pair else None, f"{pem}.key": pair.key if pair else None}
 
     def _test(self) -> tuple[int, str]:
         return self._agent.run("nginx", "-t", "-q", *self._config())

@@ -44,6 +44,10 @@ class Place(Protocol):
         """What the proxy listens on for clients: an address and port, or a port of any address."""
 
     @property
+    def tls_bind(self) -> str:
+        """The same for https; empty without TLS."""
+
+    @property
     def front(self) -> Endpoint:
         """Where a client at the proxy's place reaches it."""
 

@@ -57,16 +57,27 @@ my %verbs = (
         return scalar(<$file>) // '';
     },
     exists => sub { return -e $_[0] ? 1 : 0 },
-    # The whole new content or the old one: never half of it.
+    # The whole new content or the old one: never half of it. A secret is for nobody but the user of the process $reader.
+    # The file's name begins with a dot until it is whole: no proxy loads such a one.
     write => sub {
-        my ($path, $content) = @_;
-        (my $directory = $path) =~ s{/[^/]*$}{};
-        mkdir $directory or die "$directory: $!\n" unless -d $directory;
-        open my $file, '>', "$path.new" or die "$path.new: $!\n";
-        print $file $content or die "$path.new: $!\n";
-        close $file or die "$path.new: $!\n";
-        chmod 0644, "$path.new";
-        rename "$path.new", $path or die "$path: $!\n";
+        my ($path, $content, $reader) = @_;
+        my ($directory, $name) = $path =~ m{^(.*)/([^/]*)$};
+        my $new = "$directory/.$name.new";
+        my $secret = length($reader // '');
+        my ($user, $group) = $secret ? (stat "/proc/$reader")[4, 5] : ();
+        die "no process $reader\n" if $secret && !defined $user;
+        if (!-d $directory) {
+            mkdir $directory, ($secret ? 0700 : 0755) or die "$directory: $!\n";
+            chown $user, $group, $directory or die "$directory: $!\n" if $secret;
+        }
+        unlink $new;
+        my $mask = umask($secret ? 0077 : 0022);
+        open my $file, '>', $new or die "$new: $!\n";
+        umask $mask;
+        chown $user, $group, $new or die "$new: $!\n" if $secret;
+        print $file $content or die "$new: $!\n";
+        close $file or die "$new: $!\n";
+        rename $new, $path or die "$path: $!\n";
         return '';
     },
     # A file of lines, shared by services: those whose word number $column is $value are replaced by $text.

@@ -153,8 +153,7 @@ class ContainerBench(ProxyBench):
         return {"listen": f"127.0.0.1:{self.port}"}
 
     def place(self) -> Place:
-        proxy = self.settings.proxy
-        return ProxyContainer(self.client, proxy.kind, proxy.listen, proxy.image)
+        return ProxyContainer(self.client, self.settings.proxy)
 
     def driver(self) -> Proxy:
         made = DRIVERS[self.kind](self.settings, self.place())

@@ -28,8 +28,7 @@ def make_service(
 
     def make(
         *,
-        image: str = "",
-        nginx: str = "nginx:stable",
+        image: str = "nginx:stable",
         switch: str = "auto",
         port: int | None = None,
         hosts: list[str] | None = None,
@@ -39,7 +38,6 @@ def make_service(
         proxy: str = "",
         extra: str = "",
     ) -> TestService:
-        image = image or nginx
         name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
         directory = tmp_path / name
         directory.mkdir()

@@ -75,7 +75,7 @@ def test_a_release_that_does_not_become_ready_gets_no_request(
 def test_a_release_that_dies_after_the_switch_is_taken_back(
     make_service: Make, engine: docker.DockerClient, nginx: str, switch: str
 ) -> None:
-    service = make_service(nginx=nginx, switch=switch)
+    service = make_service(image=nginx, switch=switch)
     # Before 1.27.4 a reload may close a kept connection under a request that is on its way, with any release.
     load = {"keepalive": 0, "fresh": 6} if (nginx, switch) == ("nginx:1.22", "reload") else {}
     ran, receipt, result = deploy_under_load(engine, service, "v4-dies", **load)

@@ -19,7 +19,7 @@ from harness import MODES, NGINX, Make, TestService, eventually
 def test_slow_requests_uploads_and_streams_begun_before_a_switch_are_answered_whole(
     make_service: Make, nginx: str, switch: str
 ) -> None:
-    service = make_service(nginx=nginx, switch=switch)
+    service = make_service(image=nginx, switch=switch)
     service.deploy("v1")
     (old,) = service.containers()
     with _stop_of(old) as stops, LongRequests(service.url, slow=8, upload=5, stream=6) as requests:

@@ -23,6 +23,7 @@ from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import Agent, AgentError
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.runtimes.session import Session, SessionEnded, Talk
+from bluegreen.settings import ProxyTable
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 BLUE, GREEN = Endpoint("172.29.1.2", 9000), Endpoint("172.29.1.64", 9000)
@@ -397,7 +398,7 @@ def test_a_container_that_does_not_run_is_told_in_words() -> None:
     client = Refusing()
     client.api = client
     with pytest.raises(SessionEnded, match="does not run: container proxy is not running"):
-        ProxyContainer(client, "nginx", "127.0.0.1:8080", "nginx:stable").agent.exists("/")
+        ProxyContainer(client, ProxyTable()).agent.exists("/")
 
 
 @needs_perl

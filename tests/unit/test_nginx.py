@@ -16,6 +16,7 @@ from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.container import PORT, ProxyContainer
 from bluegreen.proxies.driver import STATUS_PORT
 from bluegreen.proxies.nginx import Nginx
+from bluegreen.settings import Settings
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 POOLS = {BLUE: (Endpoint("172.29.1.2", 9000),), GREEN: (Endpoint("172.29.1.64", 9000), Endpoint("172.29.1.65", 9000))}
@@ -93,8 +94,8 @@ class Agent:
 class Container(ProxyContainer):
     """The place of an nginx that is always up."""
 
-    def __init__(self, agent: Agent) -> None:
-        super().__init__(None, "nginx", "127.0.0.1:8080", "nginx:stable")
+    def __init__(self, agent: Agent, settings: Settings) -> None:
+        super().__init__(None, settings.proxy)
         self.agent = agent  # type: ignore[assignment]
 
     def exists(self) -> bool:
@@ -108,7 +109,8 @@ class Container(ProxyContainer):
 
 
 def driver(agent: Agent | None = None, **tables: Any) -> Nginx:
-    return Nginx(quick_settings(**tables), Container(agent or Agent()))  # type: ignore[arg-type]
+    settings = quick_settings(**tables)
+    return Nginx(settings, Container(agent or Agent(), settings))  # type: ignore[arg-type]
 
 
 def blocks(text: str) -> dict[str, list[str]]:
