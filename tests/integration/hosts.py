@@ -19,7 +19,7 @@ import docker
 from harness import IMAGES, PREFIX, REPOSITORY, Ran, TestService, eventually
 
 IMAGE = "bluegreen-lab/host"
-LOADED = ["nginx:stable", f"{IMAGES}:v1", f"{IMAGES}:v2"]
+LOADED = ["nginx:stable", "haproxy:3.2", f"{IMAGES}:v1", f"{IMAGES}:v2"]
 """The images that a host is given."""
 
 APPS = "198.51.100.0/24"
@@ -258,7 +258,14 @@ def gateway(engine: docker.DockerClient) -> str:
 
 
 def write_settings(
-    service: TestService, listen: str, *, url: str = "", switch: str = "auto", bake: float = 0.5, subnet: str = ""
+    service: TestService,
+    listen: str,
+    *,
+    image: str = "nginx:stable",
+    url: str = "",
+    switch: str = "auto",
+    bake: float = 0.5,
+    subnet: str = "",
 ) -> None:
     """The service's settings file, for images that are there."""
     (service.directory / "bluegreen.toml").write_text(
@@ -277,7 +284,8 @@ body = "version {{number}}"
 timeout = "30s"
 
 [proxy]
-kind = "nginx"
+kind = "{image.partition(":")[0]}"
+image = "{image}"
 listen = "{listen}"
 switch = "{switch}"
 {f'url = "{url}"' if url else ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -32,13 +33,13 @@ def host(engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def services(host: Host, tmp_path_factory: pytest.TempPathFactory) -> list[HostService]:
-    """One for each way to switch, with a proxy of its own."""
+    """One for each proxy and way to switch, with a proxy of its own."""
     made = []
-    for index, switch in enumerate(MODES):
-        name = f"{PREFIX}-{os.getpid()}-{switch}"
+    for index, (image, switch) in enumerate(itertools.product(("nginx:stable", "haproxy:3.2"), MODES)):
+        name = f"{PREFIX}-{os.getpid()}-{image.partition(':')[0]}-{switch}"
         service = HostService(name, tmp_path_factory.mktemp(switch), 8080 + index, host=host)
-        subnet = APPS.replace(".0/24", f".{128 * index}/25")
-        write_settings(service, f"0.0.0.0:{service.port}", url=service.url, switch=switch, subnet=subnet)
+        subnet = APPS.replace(".0/24", f".{64 * index}/26")
+        write_settings(service, f"0.0.0.0:{service.port}", image=image, url=service.url, switch=switch, subnet=subnet)
         made.append(service)
     return made
 

@@ -6,7 +6,7 @@ import docker
 import httpx
 import pytest
 from aftermath import things
-from harness import MODES, Make, TestService, eventually
+from harness import HAPROXY, MODES, NGINX, Make, TestService, eventually
 
 
 def crash(engine: docker.DockerClient, name: str) -> None:
@@ -25,10 +25,11 @@ def serves(service: TestService, version: str) -> bool:
 
 
 @pytest.mark.parametrize("switch", MODES)
+@pytest.mark.parametrize("image", [NGINX[1], *HAPROXY])
 def test_traffic_comes_back_after_restarts_and_crashes(
-    make_service: Make, engine: docker.DockerClient, switch: str
+    make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:
-    service = make_service(switch=switch)
+    service = make_service(image=image, switch=switch)
     service.deploy("v1")
     service.deploy("v2")
     before = things(engine, service)
@@ -55,10 +56,11 @@ def test_traffic_comes_back_after_restarts_and_crashes(
 
 
 @pytest.mark.parametrize("switch", MODES)
+@pytest.mark.parametrize("image", [NGINX[1], HAPROXY[1]])
 def test_a_deploy_starts_a_proxy_that_is_down_and_knows_what_was_live(
-    make_service: Make, engine: docker.DockerClient, switch: str
+    make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:
-    service = make_service(switch=switch)
+    service = make_service(image=image, switch=switch)
     service.deploy("v1")
     proxy = engine.containers.get(f"bluegreen-proxy-127.0.0.1-{service.port}")
     proxy.stop(timeout=5)
@@ -68,7 +70,7 @@ def test_a_deploy_starts_a_proxy_that_is_down_and_knows_what_was_live(
     assert (receipt["from"], receipt["to"]) == ("v1", "v2")
     assert receipt["requests"]["failed"] == 0
     proxy.restart(timeout=5)
-    receipt = service.deploy("v3")  # at once: nginx may not be up yet
+    receipt = service.deploy("v3")  # at once: it may not be up yet
     assert receipt["from"] == "v2"
     assert serves(service, "version 3")
     assert list(service.containers().values()) == ["v3"]
