@@ -91,6 +91,12 @@ class Host:
                 with contextlib.suppress(docker.errors.APIError):
                     volume.remove(force=True)
 
+    def sh(self, script: str) -> str:
+        """What a script says that a person runs on the host."""
+        code, words = self.container.exec_run(["sh", "-ec", script])
+        assert code == 0, words.decode()
+        return words.decode()
+
     def dockerd(self) -> int:
         """The process of its engine, by the host's own count; 0 if there is none."""
         found = self.container.exec_run(["pidof", "dockerd"])
@@ -266,6 +272,7 @@ def write_settings(
     switch: str = "auto",
     bake: float = 0.5,
     subnet: str = "",
+    proxy: str = "",
 ) -> None:
     """The service's settings file, for images that are there."""
     (service.directory / "bluegreen.toml").write_text(
@@ -289,6 +296,7 @@ image = "{image}"
 listen = "{listen}"
 switch = "{switch}"
 {f'url = "{url}"' if url else ""}
+{proxy}
 
 [bake]
 seconds = {bake}

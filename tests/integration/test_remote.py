@@ -282,3 +282,82 @@ def contained(
             engine.networks.get(network).remove()
     with contextlib.suppress(docker.errors.APIError):
         engine.volumes.get(f"bluegreen-proxy-{slug}").remove(force=True)
+
+
+INSTALLED = {
+    "nginx": """
+        rm -f /etc/nginx/sites-enabled/*
+        nginx
+        """,
+    "haproxy": """
+        mkdir -p /etc/haproxy/conf.d /run/haproxy
+        printf '%s\\n' 'global' '    stats socket /run/haproxy/admin.sock mode 600 level admin expose-fd listeners' \\
+            >/etc/haproxy/haproxy.cfg
+        haproxy -W -D -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg -f /etc/haproxy/conf.d
+        """,
+}
+"""What a person does on a host before bluegreen comes: the proxy runs, with a main file of the person's own."""
+
+MAIN = {"nginx": "/etc/nginx/nginx.conf", "haproxy": "/etc/haproxy/haproxy.cfg"}
+
+
+@pytest.fixture
+def installed(host: Host, on_host: Callable[..., HostService], request: pytest.FixtureRequest) -> Iterator[HostService]:
+    """A service behind a proxy that a person has installed on the host and started."""
+    kind = request.param
+    host.sh(INSTALLED[kind])
+    service = on_host("ssh")
+    image = {"nginx": "nginx:stable", "haproxy": "haproxy:3.2"}[kind]
+    write_settings(service, "0.0.0.0:8080", image=image, url=service.url, subnet=APPS, proxy='where = "host"')
+    yield service
+    host.sh(f"kill -9 $(pidof {kind}); rm -rf /etc/{kind}/conf.d/* /var/lib/bluegreen")
+
+
+@pytest.mark.parametrize("installed", ["nginx", "haproxy"], indirect=True)
+def test_a_proxy_installed_on_the_host_is_switched_over_ssh_and_a_persons_error_in_it_changes_nothing(
+    host: Host, installed: HostService
+) -> None:
+    kind = json.loads(installed.ok("proxy", "status", "--json").out)["kind"]
+    main = host.sh(f"cat {MAIN[kind]}")
+    deploy_twice_and_roll_back(installed)
+    assert installed.status()["live"]["release"] == "v1"
+    assert host.sh(f"cat {MAIN[kind]}") == main
+    mine = host.sh(f"ls /etc/{kind}/conf.d").split()
+    assert [name for name in mine if installed.name in name]
+    with host.engine() as client:
+        assert not client.containers.list(filters={"label": "bluegreen.proxy"}), "no proxy of bluegreen's own"
+    ours = f"/etc/{kind}/conf.d/bluegreen-{installed.name}.{'conf' if kind == 'nginx' else 'cfg'}"
+    before = host.sh(f"cat {ours}")
+
+    host.sh(f"echo nonsense >>{MAIN[kind]}")
+    for arguments in (["deploy", "v2"], ["proxy", "reload"]):
+        # With as many replicas as before, a live switch loads nothing anew: the number changes the file.
+        text = (installed.directory / "bluegreen.toml").read_text()
+        (installed.directory / "bluegreen.toml").write_text(text.replace("port = 9000", "port = 9000\nreplicas = 2"))
+        ran = installed.run(*arguments)
+        assert ran.code == 1, ran.text
+        assert "refuses" in ran.err
+        assert host.sh(f"cat {ours}") == before
+        assert installed.get().text.strip() == "version 1"
+        (installed.directory / "bluegreen.toml").write_text(text)
+    host.sh(f"sed -i '$d' {MAIN[kind]}")
+    assert host.sh(f"cat {MAIN[kind]}") == main
+    assert "has loaded its files" in installed.ok("proxy", "reload").out
+    assert installed.deploy("v2")["requests"]["failed"] == 0
+
+    installed.ok("down", "--yes")
+    assert host.sh(f"ls /etc/{kind}/conf.d").split() == []
+    assert host.sh(f"pidof {kind}")
+
+
+def test_a_proxy_on_a_host_of_which_only_the_engine_is_reached_is_refused(
+    host: Host, on_host: Callable[..., HostService]
+) -> None:
+    service = on_host("tcp")
+    write_settings(service, "0.0.0.0:8080", url=service.url, subnet=APPS, proxy='where = "host"')
+    ran = service.run("deploy", "v1")
+    assert ran.code == 3
+    assert "proxy.where" in ran.err
+    assert "ssh://" in ran.err
+    with host.engine() as client:
+        assert client.containers.list(all=True) == []

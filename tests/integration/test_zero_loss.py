@@ -12,19 +12,20 @@ LONG = COUNT >= 20
 PER_SWITCH = 2500 if LONG else 500
 """Requests from the start of one deploy until the next may start, at least."""
 
+SAMPLE = [
+    ("nginx:1.22", "live"),
+    ("nginx:stable", "live"),
+    ("nginx:stable", "reload"),
+    ("haproxy:2.6", "live"),
+    ("haproxy:3.2", "reload"),
+]
+REST = [("haproxy:2.6", "reload"), ("haproxy:3.2", "live")]
+"""Not nginx 1.22 by reload: before 1.27.4 nginx closes idle connections as it reloads."""
+
 KINDS = {"keepalive", "post", "fresh", "slow", "stream"}
 
 
-@pytest.mark.parametrize(
-    ("image", "mode"),
-    [
-        ("nginx:1.22", "live"),
-        ("nginx:stable", "live"),
-        ("nginx:stable", "reload"),
-        ("haproxy:2.6", "live"),
-        ("haproxy:3.2", "reload"),
-    ],
-)
+@pytest.mark.parametrize(("image", "mode"), [*SAMPLE, *(REST if LONG else [])])
 def test_no_request_fails_while_releases_are_switched_under_load(make_service: Make, image: str, mode: str) -> None:
     service = make_service(image=image, switch=mode)
     service.deploy("v1")
