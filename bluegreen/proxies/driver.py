@@ -132,7 +132,7 @@ class Driver(ABC):
         if self._service not in services:
             return []
         self._agent.remove(self._file, *self._pair_files(None))
-        self._reload(expect=None)
+        self._reload(expect="")
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]
 

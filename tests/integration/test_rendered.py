@@ -8,20 +8,21 @@ import os
 import re
 import tarfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+from certificates import Authority
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import bluegreen
 from bluegreen.model import Colour, Endpoint
 from bluegreen.proxies.container import ProxyContainer
-from bluegreen.proxies.haproxy import DOMAINS, HOSTS, LIVE, HAProxy
-from bluegreen.proxies.nginx import MAIN, Nginx
+from bluegreen.proxies.haproxy import HAProxy
+from bluegreen.proxies.nginx import Nginx
 from bluegreen.settings import Settings, parse
 
 SOURCE = Path(bluegreen.__file__).parent
@@ -106,6 +107,16 @@ HAPROXY = st.fixed_dictionaries(
 )
 
 
+TLS = st.fixed_dictionaries(
+    {"certificate": st.just("site.crt"), "key": st.just("site.key")},
+    optional={
+        "listen": st.sampled_from(["0.0.0.0:443", "[::1]:8443", "127.0.0.1:80"]),
+        "http2": st.booleans(),
+        "redirect": st.booleans(),
+    },
+)
+
+
 def proxy(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     """A `[proxy]` table that sets any of its keys."""
     optional: dict[str, st.SearchStrategy[Any]] = {
@@ -117,6 +128,7 @@ def proxy(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         "balance": HAPROXY_BALANCE if kind == "haproxy" else PLAIN_BALANCE,
         "max_body": st.sampled_from(["0", "1", "512k", "100M", "2g", "1048576g"]),
         "read_timeout": LONG,
+        "tls": TLS,
     }
     if kind == "haproxy":
         optional["haproxy"] = HAPROXY
@@ -124,7 +136,7 @@ def proxy(kind: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @st.composite
-def drawn(draw: st.DrawFn, kind: str) -> Settings:
+def drawn(draw: st.DrawFn, kind: str, root: Path) -> Settings:
     """Any settings there can be of a service with this proxy."""
     data = {
         "service": draw(st.sampled_from(["shop", "a", "0-x_y", "bluegreen", "s" * 41])),
@@ -134,7 +146,15 @@ def drawn(draw: st.DrawFn, kind: str) -> Settings:
     }
     if draw(st.booleans()):
         data["probe"] = {"path": draw(PATHS), "host": draw(st.sampled_from(["example.com:81", "[::1]", "a"]))}
-    return parse(data)
+    return parse(data, root=root)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pair `site` lies, for every host that is drawn."""
+    directory = tmp_path_factory.mktemp("tls")
+    Authority(directory).pair("site", "example.com", "*.example.com", "a_b.example", "*.c.d", "x" * 63 + ".de")
+    return directory
 
 
 Check = Callable[[Settings], str]
@@ -156,7 +176,7 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
         auto_remove=True,  # should this run be killed
     )
     try:
-        version = container.exec_run([kind, "-v"]).output.decode()
+        version = container.exec_run([kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
 
         def run(found: Settings) -> str:
             files = rendered(found, version)
@@ -169,26 +189,33 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
             container.remove(force=True, v=True)
 
 
-def rendered(found: Settings, version: str) -> dict[str, str]:
+class Nobody:
+    """An agent in a place where no file is yet."""
+
+    def run(self, *command: str) -> tuple[int, str]:
+        return 1, ""
+
+
+def rendered(found: Settings, version: str) -> Mapping[str, str]:
     """The files of both colours, as the driver writes them."""
     replicas = found.app.replicas
     blue, green = (
         [Endpoint(f"172.29.0.{number + offset}", found.app.port) for number in range(1, replicas + 1)]
         for offset in (0, 10)
     )
-    driver = DRIVERS[found.proxy.kind](found, ProxyContainer(None, found.proxy.kind, found.proxy.listen, "none"))
-    if isinstance(driver, Nginx):
-        driver._version = version.rpartition("/")[2].split()[0]
+    place: Any = ProxyContainer(None, found.proxy)
+    place.agent = Nobody()
+    driver = DRIVERS[found.proxy.kind](found, place)
+    driver._version = version
     text = driver.render({Colour.BLUE: blue, Colour.GREEN: green}, Colour.GREEN)
-    main = (SOURCE / "templates" / "nginx.conf").read_text()
-    shared = {MAIN: main} if isinstance(driver, Nginx) else {HOSTS: "", DOMAINS: "", LIVE: ""}
-    return {**shared, **driver._files(text)}
+    maps = {f"/bluegreen/{name}.map": "" for name in ("hosts", "domains", "live")}
+    return {**maps, **{path: content for path, content in driver._files(text).items() if content is not None}}
 
 
 DRIVERS = {"nginx": Nginx, "haproxy": HAProxy}
 
 
-def archive(files: dict[str, str]) -> bytes:
+def archive(files: Mapping[str, str]) -> bytes:
     """A tar with /bluegreen as these files make it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -199,9 +226,9 @@ def archive(files: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def complaint(container: Any, kind: str, files: dict[str, str]) -> str:
+def complaint(container: Any, kind: str, files: Mapping[str, str]) -> str:
     """What the proxy says of the files, which are gone afterwards."""
-    command = f"nginx -t -q -c {MAIN}" if kind == "nginx" else HAPROXY_TEST
+    command = "nginx -t -q -c /bluegreen/nginx.conf" if kind == "nginx" else HAPROXY_TEST
     ran = container.exec_run(["sh", "-c", f"{command}; code=$?; rm -rf /bluegreen; exit $code"])
     words = ran.output.decode(errors="replace").strip()
     complains = ran.exit_code or re.search(r"warn|alert|emerg|deprecated", words, re.IGNORECASE)
@@ -211,7 +238,7 @@ def complaint(container: Any, kind: str, files: dict[str, str]) -> str:
 HAPROXY_TEST = "haproxy -c -dW -f /bluegreen/haproxy.cfg -f /bluegreen/services"
 
 
-def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check]) -> None:
+def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check], root: Path) -> None:
     kind, said = check
 
     @settings(
@@ -222,29 +249,29 @@ def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check]
         phases=[Phase.generate],  # each example is a process in a container: to shrink one would take minutes
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(drawn(kind))
+    @given(drawn(kind, root))
     def holds(found: Settings) -> None:
         assert said(found) == ""
 
     holds()
 
 
-def test_the_proxy_takes_the_whole_example_without_a_warning(check: tuple[str, Check]) -> None:
+def test_the_proxy_takes_the_whole_example_without_a_warning(check: tuple[str, Check], root: Path) -> None:
     kind, said = check
     text = (SOURCE / "templates" / "bluegreen.toml").read_text()
-    data = tomllib.loads(re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE).replace("SERVICE", "shop"))
+    data = tomllib.loads(re.sub(r"^#(?=[\w\[])", "", text, flags=re.MULTILINE).replace("SERVICE", "shop"))
     data["proxy"]["kind"] = kind
     if kind == "nginx":
         del data["proxy"]["haproxy"]
-    assert said(parse(data)) == ""
+    data["proxy"]["tls"] |= {"certificate": "site.crt", "key": "site.key"}
+    data["proxy"]["hosts"] = ["example.com"]
+    assert said(parse(data, root=root)) == ""
 
 
+@pytest.mark.parametrize("check", [image for image in VERSIONS if image.startswith("haproxy")], indirect=True)
 def test_the_seeds_options_give_what_the_seed_has(check: tuple[str, Check]) -> None:
-    kind, said = check
-    if kind != "haproxy":
-        pytest.skip("the options are HAProxy's")
-    found = parse(tomllib.loads(SEED))
-    assert said(found) == ""
+    _, said = check
+    assert said(parse(tomllib.loads(SEED))) == ""
 
 
 SEED = """

@@ -194,6 +194,15 @@ def test_each_service_of_a_proxy_shows_its_own_certificate(
     assert ask(authority, f"{url}/version", host="shop.test").text.strip() == "version 1"
     assert ask(authority, f"{url}/version", host="blog.test").text.strip() == "version 2"
 
+    port = int(url.rpartition(":")[2])
+    for host, name in (("shop.test", "site"), ("blog.test", "second")):
+        assert shown(port, host) == (authority.file.parent / f"{name}.crt").read_text()
+    if image.startswith("nginx"):
+        with pytest.raises(ssl.SSLError):
+            shown(port, "nobody.test")
+    else:
+        assert httpx.get(f"{url}/version", verify=False, trust_env=False).status_code == 404
+
     third = make_service(image=image, port=first.port, hosts=["plain.test"])
     third.deploy("v3")  # without TLS, it takes nothing from the others
     assert ask(authority, f"{url}/version", host="shop.test").text.strip() == "version 1"
