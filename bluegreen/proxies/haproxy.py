@@ -89,11 +89,7 @@ class HAProxy(Driver):
         backend = f"{self._service}_{record.to_colour}" + ("_first" if trial else "")
         self._write_routes(backend)
         self._install(self.render(upstreams, record.to_colour))
-        if trial:
-            # Their checks have not seen them yet, and until then the old colour would stand in for them.
-            for index in range(len(upstreams[record.to_colour])):
-                for tail in ("", "_ws"):
-                    self._ask(f"set server {backend}{tail}/new{index + 1} health up")
+        self._count_as_up(record.to_colour, len(upstreams[record.to_colour]))
         self._flip(backend)
         if record.committed:
             self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
@@ -180,6 +176,13 @@ class HAProxy(Driver):
             self._agent.remove(self._main_file)
         elif self._agent.exists(self._file):
             self._agent.write(self._main_file, self._main(own=False))
+
+    def _count_as_up(self, colour: Colour, count: int) -> None:
+        """The colour's replicas take requests at once. They passed their probe, but the checks, which HAProxy began
+        before there was anybody, may not know it yet."""
+        for pool in (colour, f"{colour}_ws", f"{colour}_first", f"{colour}_first_ws"):
+            for number in range(1, count + 1):
+                self._ask(f"set server {self._service}_{pool}/new{number} health up")
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""

@@ -108,14 +108,6 @@ def test_the_plan_is_what_then_runs(make_service: Make, action: str) -> None:
     assert (plan["release"], plan["from"]) == (receipt["to"], receipt["from"])
 
 
-def test_replicas_all_stand_in_the_proxy(make_service: Make) -> None:
-    service = make_service(app="replicas = 3")
-    service.deploy("v1")
-    assert service.status()["live"]["replicas"] == {"running": 3, "wanted": 3}
-    assert service.deploy("v2")["requests"]["failed"] == 0
-    assert len(service.containers()) == 3
-
-
 def test_down_leaves_nothing_of_the_service(make_service: Make, engine: docker.DockerClient) -> None:
     service = make_service()
     service.deploy("v1")

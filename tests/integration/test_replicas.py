@@ -1,0 +1,44 @@
+"""Several replicas of a colour: all take part, and one that dies is passed over."""
+
+from __future__ import annotations
+
+import docker
+import pytest
+from aftermath import GENTLE
+from harness import Make, TestService, eventually
+from load import Load
+
+
+def met(service: TestService) -> set[str]:
+    """The replicas that answer."""
+    return {service.get().headers["X-Replica"] for _ in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("image", "switch"),
+    [("nginx:1.22", "live"), ("nginx:stable", "reload"), ("haproxy:2.6", "live"), ("haproxy:3.2", "reload")],
+)
+def test_a_replica_that_dies_is_passed_over_and_a_deploy_replaces_them_all(
+    make_service: Make, engine: docker.DockerClient, image: str, switch: str
+) -> None:
+    service = make_service(image=image, switch=switch, app="replicas = 3")
+    service.deploy("v1")
+    assert service.status()["live"]["replicas"] == {"running": 3, "wanted": 3}
+    assert len(met(service)) == 3
+    one = engine.containers.get(f"{service.name}-blue-2")
+    with Load(service.url, **GENTLE) as load:
+        load.wait_for_requests(100)
+        one.kill()  # as by hand: the engine does not start it again
+        load.wait_for_requests(load.snapshot().total + 300)
+        assert service.status()["live"]["replicas"] == {"running": 2, "wanted": 3}
+        assert len(met(service)) == 2
+        one.start()
+        eventually(lambda: len(met(service)) == 3, "the replica that is back takes requests again")
+        receipt = service.deploy("v2")
+        load.wait_for_requests(load.snapshot().total + 300)
+        result = load.stop()
+    assert result.failed == 0, result.explain()
+    assert set(result.by_release) == {"v1", "v2"}
+    assert receipt["requests"]["failed"] == 0
+    assert list(service.containers().values()) == ["v2"] * 3
+    assert len(met(service)) == 3
