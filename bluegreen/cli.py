@@ -77,6 +77,11 @@ wait_option = click.option("--wait", default=0.0, metavar="SECONDS", help="Wait 
 assume_plan = click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and change nothing.")
 
 
+overwrite = click.option(
+    "--overwrite", is_flag=True, help="Push over another content that the registry has under this name."
+)
+
+
 def run_options(command: F) -> F:
     """The options of a command that changes what is live."""
     for option in (
@@ -115,8 +120,32 @@ def build(service: Any, release: str) -> None:
 
 @main.command()
 @release_argument
+@overwrite
+@with_service
+def push(service: Any, release: str, overwrite: bool) -> None:
+    """Push the image of RELEASE to the registry."""
+    click.echo(service.push(release, click.echo, overwrite=overwrite))
+
+
+@main.command()
+@click.option("--username", help="The user. [default: the credentials that a run would use]")
+@click.option("--password-stdin", is_flag=True, help="Read the password, or a token, from standard input.")
+@with_service
+def login(service: Any, username: str | None, password_stdin: bool) -> None:
+    """Try the login to the registry. Stores a password with docker's credential helper, or not at all."""
+    if password_stdin and not username:
+        raise UsageError("--password-stdin needs --username")
+    password = sys.stdin.read().rstrip("\r\n") if password_stdin else None
+    if username and password is None:
+        password = click.prompt("Password", hide_input=True)
+    click.echo(service.log_in(username, password))
+
+
+@main.command()
+@release_argument
 @run_options
 @click.option("--build", "rebuild", is_flag=True, help="Build the image even if it is there.")
+@overwrite
 @with_service
 def deploy(
     service: Any,
@@ -127,6 +156,7 @@ def deploy(
     no_witness: bool,
     receipt_file: Path | None,
     rebuild: bool,
+    overwrite: bool,
 ) -> None:
     """Take RELEASE live beside the release that serves now, and remove that once nothing is in flight to it."""
     from bluegreen.console import Console
@@ -136,8 +166,8 @@ def deploy(
     if only_plan:
         console.plan(service.plan_deploy(release, build=rebuild))
         return
-    options = Options(wait=wait, witness=not no_witness)
-    _conclude(console, receipt_file, lambda: service.deploy(release, options, console.event, build=rebuild))
+    options = Options(wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite)
+    _conclude(console, receipt_file, lambda: service.deploy(release, options, console.event))
 
 
 @main.command()

@@ -51,7 +51,8 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Image:
-    """An image on the engine; `digest` is its content's id (`sha256:...`)."""
+    """An image on the engine. `digest` is its content's id (`sha256:...`); with a registry, that of its manifest there,
+    and empty while it was never pushed."""
 
     reference: str
     digest: str
@@ -149,6 +150,8 @@ class Observed:
     proxy: ProxyState
     image: Image | None = None
     """The image of the release that is to be deployed, if the engine has it."""
+    published: str = ""
+    """The digest under which the registry has it; empty if it has not, or there is no registry."""
 
     @property
     def live(self) -> Slot | None:

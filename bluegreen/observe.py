@@ -7,10 +7,14 @@ from bluegreen.proxies import Proxy
 from bluegreen.runtimes import Runtime
 
 
-def observe(runtime: Runtime, proxy: Proxy, reference: str = "") -> Observed:
-    """What stands in each colour, what the proxy serves, and the image `reference` if the engine has it."""
+def observe(runtime: Runtime, proxy: Proxy, reference: str = "", published: str = "") -> Observed:
+    """What stands in each colour, what the proxy serves, and the image `reference` if the engine has it.
+
+    `published` is the digest under which the registry has it.
+    """
     return Observed(
         slots=runtime.slots(),
         proxy=proxy.observe(),
         image=runtime.image(reference) if reference else None,
+        published=published,
     )

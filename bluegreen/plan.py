@@ -18,14 +18,16 @@ REMEMBERED = 10
 
 def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: bool = False) -> Plan:
     """The plan that takes the release live; without steps when it is live already."""
-    image = None if build else observed.image
-    release = Release(name, image.digest if image else "", settings.hash)
+    if build:
+        observed = replace(observed, image=None, published="")
+    image = observed.image
+    release = Release(name, observed.published or (image.digest if image else ""), settings.hash)
     live = observed.live
     draft = _draft("deploy", settings, observed, release, settings.reference(release))
-    if live and image and live.release == release and live.running == live.wanted == settings.app.replicas:
+    if live and release.digest and live.release == release and live.running == live.wanted == settings.app.replicas:
         return replace(draft, reason=f"{name} is live already")
     before = (live.release, *live.before) if live else ()
-    return _with_steps(replace(draft, before=before[:REMEMBERED]), DEPLOY, settings, replace(observed, image=image))
+    return _with_steps(replace(draft, before=before[:REMEMBERED]), DEPLOY, settings, observed)
 
 
 def plan_rollback(settings: Settings, observed: Observed, name: str | None = None) -> Plan:
@@ -43,24 +45,25 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     target = rollback_target(observed, name)
     if target is None:
         raise Failed(f"{live.release} has no release before it", hint="name one: bluegreen rollback RELEASE")
-    if not target.digest and not observed.image:
+    if not target.digest and not observed.image and not observed.published:
         raise Failed(
             f"{settings.service} has no release {target}: {live.release} still serves", hint="bluegreen status"
         )
-    target = replace(target, digest=target.digest or (observed.image.digest if observed.image else ""))
+    found = observed.image.digest if observed.image else observed.published
+    target = replace(target, digest=target.digest or found)
     standby = observed.standby
-    if not (standby and same(standby.release, target)) and not (
-        observed.image and observed.image.digest == target.digest
-    ):
+    if not (standby and same(standby.release, target)) and found != target.digest:
+        where = "neither here nor in the registry" if settings.registry.server else "not here"
         raise Failed(
-            f"{target} can't come back: neither its containers nor its image ({target.digest[:19]}) are here any more; "
-            f"{live.release} still serves",
+            f"{target} can't come back: it has no containers any more, and its image ({target.digest[:19]})"
+            f" is {where}; {live.release} still serves",
             hint=f"bluegreen deploy {target} builds it again",
         )
     known = [same(each, target) for each in live.before]
     before = live.before[known.index(True) + 1 :] if True in known else (live.release, *live.before)
     release = replace(target, settings_hash=settings.hash)
-    draft = _draft("rollback", settings, observed, release, target.digest)
+    image = observed.image.reference if observed.image else settings.content(target.digest)
+    draft = _draft("rollback", settings, observed, release, image)
     return _with_steps(replace(draft, before=before[:REMEMBERED]), ROLLBACK, settings, observed)
 
 

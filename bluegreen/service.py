@@ -20,9 +20,9 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen.engine import execute, interrupts
-from bluegreen.errors import BluegreenError, Failed, NeedsPerson
+from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
 from bluegreen.lock import Holder, Lock
-from bluegreen.model import Colour, Event, Observed, Plan, Release, Slot
+from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy, Upstreams
@@ -33,11 +33,12 @@ from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
 from bluegreen.receipt import receipt
+from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
-from bluegreen.steps import Run, recover
+from bluegreen.steps import Run, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -53,6 +54,10 @@ class Options:
     wait: float = 0
     """Seconds to wait for the lock."""
     witness: bool = True
+    build: bool = False
+    """Build the image even if it is there."""
+    overwrite: bool = False
+    """Give the registry's tag of this release to another content."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Service:
     client: Any
     runtime: Runtime
     proxy: Proxy
+    registry: Registry | None = None
     events: list[Event] = field(default_factory=list)
 
     @classmethod
@@ -79,7 +85,8 @@ class Service:
             if proxy.where == "host"
             else ProxyContainer(client, proxy)
         )
-        service = cls(settings, client, DockerRuntime(client, settings), DRIVERS[proxy.kind](settings, place))
+        registry = Registry(client, settings) if settings.registry.server else None
+        service = cls(settings, client, DockerRuntime(client, settings), DRIVERS[proxy.kind](settings, place), registry)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -88,13 +95,12 @@ class Service:
             service.proxy.close()
             client.close()
 
-    def deploy(self, name: str, options: Options, emit: Emit, *, build: bool = False) -> dict[str, Any]:
+    def deploy(self, name: str, options: Options, emit: Emit) -> dict[str, Any]:
         """The release is live, and its receipt is returned. The error of a run that failed carries its receipt too."""
-        reference = self.settings.reference(Release(name))
         return self._run(
             f"deploy {name}",
-            lambda: observe(self.runtime, self.proxy, reference),
-            lambda observed: planning.plan_deploy(self.settings, observed, name, build=build),
+            lambda: self._observe_for_deploy(name, build=options.build),
+            lambda observed: planning.plan_deploy(self.settings, observed, name, build=options.build),
             options,
             emit,
         )
@@ -112,7 +118,7 @@ class Service:
 
     def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
         """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
-        observed = observe(self.runtime, self.proxy, self.settings.reference(Release(name)))
+        observed = self._observe_for_deploy(name, build=build)
         return self._preview(observed, lambda seen: planning.plan_deploy(self.settings, seen, name, build=build))
 
     def plan_rollback(self, name: str | None) -> Plan:
@@ -124,6 +130,21 @@ class Service:
         """The release's image is on the engine. Gives its name and size."""
         image = self.runtime.build(Release(name), progress)
         return f"{image.reference} {image.size / 1e6:.1f} MB"
+
+    def push(self, name: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
+        """The registry has the release's image, which is given by its digest. Raises Failed; see `Registry.push`."""
+        reference = self.settings.reference(Release(name))
+        return self.settings.content(self._need_registry().push(reference, progress, overwrite=overwrite))
+
+    def log_in(self, user: str | None, password: str | None) -> str:
+        """The registry takes the user, or the credentials that a run would use; see `Registry.log_in`."""
+        given = Credentials(user, password, "the command line and its input") if user and password else None
+        return self._need_registry().log_in(given)
+
+    def _need_registry(self) -> Registry:
+        if self.registry is None:
+            raise SettingsError("registry.server: it is not set, so there is no registry", hint="set it in [registry]")
+        return self.registry
 
     def status(self) -> dict[str, Any]:
         """What is true now, in the shape that README describes."""
@@ -245,6 +266,8 @@ class Service:
                 plan=plan,
                 release=plan.release,
                 emit=tell,
+                registry=self.registry,
+                overwrite=options.overwrite,
                 witness=witness,
             )
             try:
@@ -330,13 +353,34 @@ class Service:
             upstreams[observed.live.colour] = observed.live.endpoints
         return upstreams
 
+    def _observe_for_deploy(self, name: str, *, build: bool) -> Observed:
+        reference = self.settings.reference(Release(name))
+        published = self.registry.digest(reference) if self.registry and not build else ""
+        return observe(
+            self.runtime, self.proxy, self.settings.content(published) if published else reference, published
+        )
+
     def _observe_for_rollback(self, name: str | None) -> Observed:
         observed = observe(self.runtime, self.proxy)
         settled = planning.after_recovery(observed) if observed.unfinished else observed
         target = planning.rollback_target(settled, name)
-        if target is None:
+        if target is None or is_standby(settled, target):
             return observed
-        return replace(observed, image=self.runtime.image(target.digest or self.settings.reference(target)))
+        return replace(observed, image=self._kept(target), published=self._published(target))
+
+    def _kept(self, release: Release) -> Image | None:
+        """The image that the engine has of a release that ran: also of one from before there was a registry."""
+        if not release.digest:
+            return self.runtime.image(self.settings.reference(release))
+        image = self.runtime.image(self.settings.content(release.digest)) or self.runtime.image(release.digest)
+        return replace(image, digest=release.digest) if image else None
+
+    def _published(self, release: Release) -> str:
+        """The digest under which the registry has what the engine has not; empty if it has not either."""
+        if self.registry is None or self._kept(release):
+            return ""
+        reference = self.settings.content(release.digest) if release.digest else self.settings.reference(release)
+        return self.registry.digest(reference)
 
     def _readiness(self, observed: Observed) -> dict[str, Any]:
         target = planning.rollback_target(observed)
@@ -346,9 +390,15 @@ class Service:
         standby = observed.standby
         if standby and planning.same(standby.release, target):
             return {"release": target.name, "ready": True, "how": "standby", "why": f"{standby.colour} runs it"}
-        if self.runtime.image(target.digest):
+        if self._kept(target):
             return {"release": target.name, "ready": True, "how": "image", "why": "its image is kept"}
-        return {"release": target.name, "ready": False, "how": None, "why": f"its image {target.digest[:19]} is gone"}
+        try:
+            if self._published(target):
+                return {"release": target.name, "ready": True, "how": "registry", "why": "the registry has its image"}
+            why = f"its image {target.digest[:19]} is gone"
+        except BluegreenError as error:
+            why = f"its image {target.digest[:19]} is not on the engine, and {error.message}"
+        return {"release": target.name, "ready": False, "how": None, "why": why}
 
     def _lock(self) -> Lock:
         return Lock(self.client, self.settings.service, self.settings.proxy.image)

@@ -258,6 +258,21 @@ def _repository(value: str) -> str:
     return value
 
 
+def _registry_server(value: str) -> str:
+    if value != value.lower():
+        raise ValueError(f"{_shown(value)} must be in lower case")
+    first, _, _ = value.partition(":")
+    if "." not in value and ":" not in value and first != "localhost":
+        raise ValueError(f'{_shown(value)} is not a registry such as "gitlab.example.com:8001"')
+    return _authority(value)
+
+
+def _repository_path(value: str) -> str:
+    if len(value) > 200 or not _REPOSITORY.fullmatch(value):
+        raise ValueError(f'{_shown(value)} is not a repository in a registry, such as "root/hippo_flask"')
+    return value
+
+
 def _image_reference(value: str) -> str:
     name, _, digest = value.partition("@")
     # A colon after the last slash begins the tag; one before it, a registry's port.
@@ -477,6 +492,22 @@ class ImageTable(Table):
     )
     target: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "a build stage")] | None = Field(
         default=None, description="The stage of the Dockerfile that is built. Default: the last."
+    )
+
+
+class RegistryTable(Table):
+    """The registry that the image goes through, such as GitLab's."""
+
+    server: Annotated[str, AfterValidator(_registry_server)] = Field(
+        default="", validate_default=False, description="Where it is: host or host:port, in lower case. Default: none."
+    )
+    repository: Annotated[str, AfterValidator(_repository_path)] = Field(
+        default="", validate_default=False, description="The repository in it. Default: image.repository."
+    )
+    credentials: Text = Field(
+        default="",
+        validate_default=False,
+        description="A file, relative to this one and for its owner alone, with one line: USER:PASSWORD.",
     )
 
 
@@ -949,6 +980,7 @@ class Settings(Table):
         _matching(_SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
     image: ImageTable = Field(default_factory=ImageTable)
+    registry: RegistryTable = Field(default_factory=RegistryTable)
     app: AppTable
     probe: ProbeTable = Field(default_factory=ProbeTable)
     proxy: ProxyTable = Field(default_factory=ProxyTable)
@@ -991,14 +1023,26 @@ class Settings(Table):
         """
         tables = {"app", "probe", "proxy", "network"}
         data = self.model_dump(include=tables, exclude_defaults=True)
-        data["repository"] = self.image.repository
+        data["repository"] = self.repository
         if self.pair:
             data["certificate"] = self.pair.fingerprint
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def repository(self) -> str:
+        """The image's repository, with the registry before it if there is one."""
+        registry = self.registry
+        return f"{registry.server}/{registry.repository or self.image.repository}" if registry.server else (
+            self.image.repository
+        )
+
     def reference(self, release: Release) -> str:
         """The name of the image of `release`: `repository:tag`."""
-        return f"{self.image.repository}:{release.name}"
+        return f"{self.repository}:{release.name}"
+
+    def content(self, digest: str) -> str:
+        """What names an image by its content: `repository@digest` with a registry, else the id that `digest` is."""
+        return f"{self.repository}@{digest}" if self.registry.server else digest
 
     def expected_body(self, release: Release) -> str | None:
         """What the probe of `release` must answer, white space around it aside; None if any 2xx will do."""

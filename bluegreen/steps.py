@@ -13,6 +13,7 @@ from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
@@ -39,6 +40,9 @@ class Run:
     plan: Plan
     release: Release
     emit: Callable[[Event], None]
+    registry: Registry | None = None
+    overwrite: bool = False
+    """Whether a release name that the registry has with another content may be given to this one."""
     witness: Witness | None = None
     made_network: bool = False
     made_proxy: bool = False
@@ -65,7 +69,9 @@ class Run:
     @property
     def image(self) -> str:
         """What the containers are made from: the content, not the tag, which may be moved."""
-        return self.release.digest or self.plan.image
+        if self.plan.action == "rollback" or not self.release.digest:
+            return self.plan.image
+        return self.settings.content(self.release.digest)
 
     def upstreams(self) -> Upstreams:
         """Both slots, each with the replicas that it has or is about to have."""
@@ -122,12 +128,45 @@ class Build(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        return "" if observed.image else f"build {plan.image} from {settings.image.context}"
+        if observed.image or observed.published:
+            return ""
+        return f"build {plan.image} from {settings.image.context}"
 
     def do(self, run: Run) -> str:
         image = run.runtime.build(run.release, run.progress(self.name))
         run.release = replace(run.release, digest=image.digest)
         return f"{image.reference}, {image.size / 1e6:.1f} MB"
+
+
+class Push(Step):
+    name = "push"
+    waits = True
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        return "" if observed.published or not settings.registry.server else f"push {plan.image}"
+
+    def do(self, run: Run) -> str:
+        assert run.registry is not None
+        digest = run.registry.push(run.plan.image, run.progress(self.name), overwrite=run.overwrite)
+        run.release = replace(run.release, digest=digest)
+        return f"{run.plan.image} is {digest[:19]}"
+
+
+class Pull(Step):
+    name = "pull"
+    waits = True
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if observed.image or not observed.published:
+            return ""
+        return f"pull {settings.content(plan.release.digest)}"
+
+    def do(self, run: Run) -> str:
+        assert run.registry is not None
+        run.registry.pull(run.settings.content(run.release.digest), run.release.name, run.progress(self.name))
+        return f"{run.release} is here as {run.release.digest[:19]}"
 
 
 class Start(Step):
@@ -338,8 +377,8 @@ class Retire(Step):
 Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
 
 # Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
-DEPLOY: Recipe = (Build, Start, Probe, Switch, Verify, Bake), (Drain, Retire)
-ROLLBACK: Recipe = (Start, Probe, Switch, Verify), (Drain, Retire)
+DEPLOY: Recipe = (Build, Push, Pull, Start, Probe, Switch, Verify, Bake), (Drain, Retire)
+ROLLBACK: Recipe = (Pull, Start, Probe, Switch, Verify), (Drain, Retire)
 RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
 
 

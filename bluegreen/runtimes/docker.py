@@ -51,7 +51,11 @@ class DockerRuntime:
             attrs = self._client.api.inspect_image(reference)
         except ImageNotFound:
             return None
-        return Image(reference=reference, digest=attrs["Id"], size=attrs["Size"])
+        digest = attrs["Id"]
+        if self._settings.registry.server:
+            named = (each.partition("@") for each in attrs.get("RepoDigests") or [])
+            digest = next((each for repository, _, each in named if repository == self._settings.repository), "")
+        return Image(reference=reference, digest=digest, size=attrs["Size"])
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         settings = self._settings.image
