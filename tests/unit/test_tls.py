@@ -26,6 +26,7 @@ from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.templates import stamp_of
 from bluegreen.runtimes.session import LocalSession
+from bluegreen.runtimes.connect import LOCAL
 from bluegreen.settings import Settings, parse
 from bluegreen.witness import Prober, Witness
 
@@ -57,7 +58,7 @@ class Nobody:
 
 def driver(found: Settings, version: str = "1.22.1") -> Driver:
     proxy = found.proxy
-    place: Any = ProxyHost(found) if proxy.where == "host" else ProxyContainer(None, proxy)
+    place: Any = ProxyHost(found, LOCAL) if proxy.where == "host" else ProxyContainer(None, proxy)
     place.agent = Nobody()
     made = (HAProxy if proxy.kind == "haproxy" else Nginx)(found, place)
     made._version = version
