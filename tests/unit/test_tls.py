@@ -25,8 +25,8 @@ from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.templates import stamp_of
-from bluegreen.runtimes.session import LocalSession
 from bluegreen.runtimes.connect import LOCAL
+from bluegreen.runtimes.session import LocalSession
 from bluegreen.settings import Settings, parse
 from bluegreen.witness import Prober, Witness
 
