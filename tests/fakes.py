@@ -17,7 +17,9 @@ from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.settings import Settings, parse
 
-READS = frozenset({"slots", "image", "replicas", "log", "observe", "in_flight", "get", "get_from"})
+READS = frozenset(
+    {"slots", "image", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from", "digest"}
+)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
 
@@ -75,8 +77,10 @@ class World:
     proxy: dict[str, Carried] | None = None
     proxy_running: bool = True
     uploads: list[Endpoint] = field(default_factory=list)
-    websockets: list[Endpoint] = field(default_factory=list)
     """Where the requests go that have begun and not ended."""
+    websockets: list[Endpoint] = field(default_factory=list)
+    published: dict[str, str] = field(default_factory=dict)
+    """What the registry has: the digest of each tag."""
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
     """What /version answers instead, by release."""
     lives: dict[str, int] = field(default_factory=dict)
@@ -195,14 +199,22 @@ class FakeRuntime:
 
     def image(self, reference: str) -> Image | None:
         with self._process.call("image"):
-            return self._world.images.get(reference)
+            return self._seen(self._world.images.get(reference))
+
+    def _seen(self, image: Image | None) -> Image | None:
+        """With a registry, an image has no digest until it was pushed."""
+        if image is None or not self._settings.registry.server or image.digest in self._world.published.values():
+            return image
+        return replace(image, digest="")
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         with self._process.call("build"):
             progress("Step 1/1 : FROM scratch")
             if release.name in self._world.broken_builds:
                 raise Failed("the build failed: exit code 1\n  Step 1/1 : FROM scratch")
-            return self._world.add_image(self._settings.reference(release), f"sha256:{release}")
+            image = self._seen(self._world.add_image(self._settings.reference(release), f"sha256:{release}"))
+            assert image
+            return image
 
     def prepare(self) -> bool:
         with self._process.call("prepare"):
@@ -306,6 +318,38 @@ def _replica(container: Container) -> Replica:
         status="running" if container.running else "exited",
         exit_code=container.exit_code,
     )
+
+
+class FakeRegistry:
+    """A registry in a world, with the calls of `Registry`."""
+
+    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+        self._world = world
+        self._settings = settings
+        self._process = process or Process(world)
+
+    def digest(self, reference: str, progress: Callable[[str], None] = lambda words: None) -> str:
+        with self._process.call("digest"):
+            published = self._world.published
+            name, at, digest = reference.partition("@")
+            return (digest if digest in published.values() else "") if at else published.get(name, "")
+
+    def push(self, reference: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
+        with self._process.call("push"):
+            image = self._world.images[reference]
+            digest = image.digest.replace("sha256:", "sha256:manifest-of-")
+            if self._world.published.get(reference, digest) != digest and not overwrite:
+                raise Failed(f"{reference} is in the registry already, with another content")
+            self._world.published[reference] = digest
+            self._world.add_image(self._settings.content(digest), digest)
+            return digest
+
+    def pull(self, reference: str, tag: str, progress: Callable[[str], None]) -> None:
+        with self._process.call("pull"):
+            digest = reference.partition("@")[2]
+            if digest not in self._world.published.values():
+                raise Failed(f"{reference} is not in the registry")
+            self._world.add_image(reference, digest)
 
 
 class FakeProxy:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from docker.errors import APIError
-from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRuntime, Process, World, quick_settings
+from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World, quick_settings
 
 from bluegreen.engine import Interrupts, interrupts
 from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
@@ -24,6 +24,7 @@ from bluegreen.settings import Settings
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 QUICK = {"successes": 1}
 SETTINGS = quick_settings(app={"replicas": 2}, probe=QUICK)
+REGISTRY = quick_settings(app={"replicas": 2}, probe=QUICK, registry={"server": "gitlab.test:8001"})
 STANDBY = quick_settings(app={"replicas": 2}, probe=QUICK, retire={"old": "standby"})
 OPTIONS = Options(witness=False)
 lock = FakeLock
@@ -42,7 +43,8 @@ def _no_engine_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def service(world: World, settings: Settings = SETTINGS) -> Service:
     """The service as a new process sees it."""
     process = Process(world)
-    return Service(settings, None, FakeRuntime(world, settings, process), FakeProxy(world, settings, process))
+    registry: Any = FakeRegistry(world, settings, process) if settings.registry.server else None
+    return Service(settings, None, FakeRuntime(world, settings, process), FakeProxy(world, settings, process), registry)
 
 
 def a_world(*deployed: str, settings: Settings = SETTINGS) -> World:
@@ -98,6 +100,8 @@ JOBS = [
     Job("third deploy", ("v1", "v2"), deploy("v3"), "v2", "v3"),
     Job("deploy that keeps the old", ("v1",), deploy("v2"), "v1", "v2", STANDBY),
     Job("rollback from image", ("v1", "v2"), rollback(), "v2", "v1"),
+    Job("next deploy by way of a registry", ("v1",), deploy("v2"), "v1", "v2", REGISTRY),
+    Job("rollback by way of a registry", ("v1", "v2"), rollback(), "v2", "v1", REGISTRY),
     Job("rollback from standby", ("v1", "v2"), rollback(), "v2", "v1", STANDBY),
 ]
 every_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
