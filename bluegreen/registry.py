@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,8 +175,8 @@ class Registry:
 
         def send() -> str:
             digest = ""
-            stream = self._api.push(repository, tag=tag, stream=True, decode=True, auth_config=self._auth())
-            for item in self._read(stream, "push", reference, progress):
+            start = partial(self._api.push, repository, tag=tag, stream=True, decode=True, auth_config=self._auth())
+            for item in self._read(start, "push", reference, progress):
                 digest = item.get("aux", {}).get("Digest") or digest
             if not digest:
                 raise Failed(f"the push of {reference} ended without a digest")
@@ -187,8 +188,8 @@ class Registry:
         """The engine has the image of this digest (`repository@sha256:...`), there named by `tag`. Raises Failed."""
 
         def fetch() -> None:
-            stream = self._api.pull(reference, stream=True, decode=True, auth_config=self._auth())
-            for _ in self._read(stream, "pull", reference, progress):
+            start = partial(self._api.pull, reference, stream=True, decode=True, auth_config=self._auth())
+            for _ in self._read(start, "pull", reference, progress):
                 pass
 
         self._persistently(fetch, progress)
@@ -234,12 +235,12 @@ class Registry:
         return {digest for repository, _, digest in named if repository == self._repository}
 
     def _read(
-        self, stream: Iterable[Mapping[str, Any]], action: str, reference: str, progress: Progress
+        self, start: Callable[[], Iterable[Mapping[str, Any]]], action: str, reference: str, progress: Progress
     ) -> Iterable[Mapping[str, Any]]:
         """The items of an answer. Raises Failed for the one that says that it failed."""
         told: dict[str, str] = {}
         try:
-            for item in stream:
+            for item in start():
                 if "error" in item:
                     raise self._failed(str(item["error"]), action, reference)
                 layer, status = item.get("id", ""), item.get("status", "")
