@@ -50,6 +50,15 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What an image was built from: a commit, 40 hex digits, and the branch or tag that it was reached by."""
+
+    commit: str = ""
+    ref: str = ""
+    tag: bool = False
+
+
+@dataclass(frozen=True)
 class Image:
     """An image on the engine. `digest` is its content's id (`sha256:...`); with a registry, that of its manifest there,
     and empty while it was never pushed."""
@@ -57,6 +66,7 @@ class Image:
     reference: str
     digest: str
     size: int = 0
+    source: Source = Source()
 
 
 @dataclass(frozen=True)

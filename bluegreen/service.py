@@ -21,6 +21,7 @@ from requests import RequestException
 from bluegreen import plan as planning
 from bluegreen.engine import execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
+from bluegreen.gitlab import Project, checked_out, deployment, find, records_itself
 from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
@@ -69,6 +70,8 @@ class Service:
     runtime: Runtime
     proxy: Proxy
     registry: Registry | None = None
+    project: Project | None = None
+    """The GitLab project that deployments are recorded in."""
     events: list[Event] = field(default_factory=list)
 
     @classmethod
@@ -86,7 +89,8 @@ class Service:
             else ProxyContainer(client, proxy)
         )
         registry = Registry(client, settings) if settings.registry.server else None
-        service = cls(settings, client, DockerRuntime(client, settings), DRIVERS[proxy.kind](settings, place), registry)
+        driver = DRIVERS[proxy.kind](settings, place)
+        service = cls(settings, client, DockerRuntime(client, settings), driver, registry, find(settings))
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -271,13 +275,29 @@ class Service:
                 witness=witness,
             )
             try:
-                execute(run, lock, state)
+                with self._recorded(observed, tell):
+                    execute(run, lock, state)
             except Exception as error:
                 raise self._failure(error, run) from error
             finally:
                 if witness:
                     witness.stop()
             return self._receipt(run, "done")
+
+    @contextmanager
+    def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
+        """GitLab has a deployment of what happens inside, if it is to have one and does not make one itself."""
+        if self.project is None or records_itself():
+            yield
+            return
+        source = observed.image.source if observed.image else checked_out(self.settings.context)
+
+        def say(words: str) -> None:
+            tell(Event("gitlab", "progress", self.runtime.name, detail=words))
+
+        settings = self.settings
+        with deployment(self.project, settings.gitlab.environment, settings.proxy.url, source, say):
+            yield
 
     def _failure(self, error: Exception, run: Run) -> BluegreenError:
         """The error with what is true now and the receipt of the run that it ended."""

@@ -57,6 +57,7 @@ _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>ms|s|m|
 _SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[kmg]?)")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VOLUME = re.compile(r"(?P<source>/[^:]*|[A-Za-z0-9][A-Za-z0-9_.-]+):(?P<target>/[^:]*)(?::(?:ro|rw))?")
+_ENVIRONMENT = r"[A-Za-z0-9_.-](?:[A-Za-z0-9_. /-]{0,253}[A-Za-z0-9_.-])?"
 _PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
 _PLACEHOLDER = re.compile(r"\{(release|number)\}")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
@@ -508,6 +509,28 @@ class RegistryTable(Table):
         default="",
         validate_default=False,
         description="A file, relative to this one and for its owner alone, with one line: USER:PASSWORD.",
+    )
+
+
+class GitLabTable(Table):
+    """The GitLab project that deployments are recorded in."""
+
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        default="", validate_default=False, description="GitLab's address. Default: CI_SERVER_URL in a job, else none."
+    )
+    project: Annotated[str, _matching(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", "a project")] = Field(
+        default="", validate_default=False, description="The project's path or number. Default: CI_PROJECT_ID in a job."
+    )
+    environment: Annotated[str, _matching(_ENVIRONMENT, "an environment's name, such as production")] = Field(
+        default="production", description="The environment that deployments go to."
+    )
+    token: Text = Field(
+        default="",
+        validate_default=False,
+        description="A file, relative to this one and for its owner alone, with an access token of scope api.",
+    )
+    ca: Text = Field(
+        default="", validate_default=False, description="A private authority that GitLab's certificate is from."
     )
 
 
@@ -981,6 +1004,7 @@ class Settings(Table):
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
     image: ImageTable = Field(default_factory=ImageTable)
     registry: RegistryTable = Field(default_factory=RegistryTable)
+    gitlab: GitLabTable = Field(default_factory=GitLabTable)
     app: AppTable
     probe: ProbeTable = Field(default_factory=ProbeTable)
     proxy: ProxyTable = Field(default_factory=ProxyTable)

@@ -15,7 +15,8 @@ from docker.errors import APIError, BuildError, DockerException, ImageNotFound, 
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
 from bluegreen.errors import Failed, SettingsError
-from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot
+from bluegreen.gitlab import checked_out
+from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot, Source
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -55,7 +56,11 @@ class DockerRuntime:
         if self._settings.registry.server:
             named = (each.partition("@") for each in attrs.get("RepoDigests") or [])
             digest = next((each for repository, _, each in named if repository == self._settings.repository), "")
-        return Image(reference=reference, digest=digest, size=attrs["Size"])
+        labels = (attrs.get("Config") or {}).get("Labels") or {}
+        source = Source(
+            labels.get("bluegreen.commit", ""), labels.get("bluegreen.ref", ""), bool(labels.get("bluegreen.tag"))
+        )
+        return Image(reference=reference, digest=digest, size=attrs["Size"], source=source)
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         settings = self._settings.image
@@ -72,7 +77,7 @@ class DockerRuntime:
             tag=reference,
             buildargs={**settings.args, "RELEASE": release.name},
             target=settings.target or None,
-            labels={"bluegreen.service": self._service, "bluegreen.release": release.name},
+            labels=self._labels(release, checked_out(context)),
             rm=True,
             forcerm=True,
             decode=True,
@@ -93,6 +98,13 @@ class DockerRuntime:
         if image is None:
             raise Failed(f"the build ended, but the engine has no {reference}")
         return image
+
+    def _labels(self, release: Release, source: Source) -> dict[str, str]:
+        labels = {"bluegreen.service": self._service, "bluegreen.release": release.name}
+        if source.commit:
+            labels |= {"bluegreen.commit": source.commit, "bluegreen.ref": source.ref}
+            labels |= {"bluegreen.tag": "1"} if source.tag else {}
+        return labels
 
     def prepare(self) -> bool:
         wanted = self._settings.network.subnet
