@@ -248,6 +248,20 @@ def init(name: str | None) -> None:
     click.echo(f"wrote {path}; next: look through it, then bluegreen deploy RELEASE")
 
 
+@main.command()
+@click.option("--yes", is_flag=True, help="Remove them, and do not only list them.")
+@wait_option
+@as_json
+@with_service
+def prune(service: Any, yes: bool, wait: float, as_json: bool) -> None:
+    """List the images and tags that no release needs any more, or remove them."""
+    from bluegreen.console import Console
+    from bluegreen.service import Options
+
+    console = Console(as_json=as_json)
+    console.prune(service.prune(Options(wait=wait), console.event, really=yes))
+
+
 @main.group()
 def proxy() -> None:
     """Look after the proxy itself. (Deploys do so by themselves.)"""

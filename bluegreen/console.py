@@ -121,6 +121,21 @@ class Console:
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
 
+    def prune(self, pruned: dict[str, Any]) -> None:
+        if self.as_json:
+            self._json(pruned)
+            return
+        verb = "removed" if pruned["done"] else "would remove"
+        for kind, names in (("image", pruned["images"]), ("tag", pruned["tags"])):
+            for name in names:
+                self.line(f"{verb} the {kind} {name}")
+        if not pruned["images"] and not pruned["tags"]:
+            self.line("there is nothing to remove")
+        elif not pruned["done"]:
+            self.line("nothing was changed; --yes removes them")
+        for words in pruned["warnings"]:
+            self.line(f"note: {words}")
+
     def proxy(self, proxy: dict[str, Any]) -> None:
         if self.as_json:
             self._json(proxy)

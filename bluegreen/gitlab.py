@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluegreen.errors import BluegreenError, Interrupted, SettingsError
-from bluegreen.model import Source
+from bluegreen.model import Release, Source
+from bluegreen.prune import Found, superfluous
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -127,7 +130,7 @@ def deployment(project: Project, environment: str, external_url: str, source: So
             number = begun.result()
             _Call(lambda: _end(project, number, status)).result()
         except Exception as error:
-            say(f"GitLab was not told of the {status}: {_words(error)}")
+            say(f"GitLab was not told of the {status}: {words_of(error)}")
 
     try:
         yield
@@ -192,7 +195,7 @@ def _end(project: Project, number: int, status: str) -> int:
     return number
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
     """What GitLab said, without what was sent to it."""
     import gitlab
 
@@ -203,7 +206,68 @@ def _words(error: BaseException) -> str:
     return type(error).__name__
 
 
-def cleanup_policy(project: Project) -> Mapping[str, Any] | None:
-    """The project's policy for expiring tags of its registry, if it is on. Raises gitlab.GitlabError."""
-    policy = project.client().projects.get(project.project).container_expiration_policy
-    return policy if policy and policy.get("enabled") else None
+def prune_tags(
+    project: Project, repository: str, needed: Collection[str], target: Release | None, *, really: bool
+) -> tuple[list[str], list[str]]:
+    """The tags that no release needs, gone if `really`; and what a person should know, such as that GitLab failed.
+
+    `repository` is written with its registry, and `needed` are digests. `latest` stays.
+    """
+    import gitlab
+    import requests
+
+    gone: list[str] = []
+    try:
+        api = project.client().projects.get(project.project, lazy=True)
+        repositories = api.repositories.list(get_all=True)
+        found = next((each for each in repositories if each.location == repository), None)
+        if found is None:
+            return [], [f"GitLab knows no repository {repository} in {project.project}"]
+        names = [each.name for each in found.tags.list(get_all=True)]
+        details = [found.tags.get(name) for name in names]
+        tags = [Found(each.name, each.digest or "", each.created_at or "") for each in details]
+        warnings = policy_warnings(project, tags, target)
+        for tag in superfluous([each for each in tags if each.name != "latest"], needed):
+            if really:
+                found.tags.delete(tag.name)
+            gone.append(tag.name)
+    except (gitlab.GitlabError, requests.RequestException) as error:
+        return gone, [f"GitLab's registry could not be pruned: {words_of(error)}"]
+    return gone, warnings
+
+
+_OLDER = {"d": 1, "day": 1, "days": 1, "month": 30, "months": 30, "h": 1 / 24}
+
+
+def policy_would_remove(policy: Mapping[str, Any], tags: Sequence[Found], name: str, now: datetime) -> bool:
+    """Whether a cleanup policy deletes this tag at its next run: it matches, is old enough, and is not spared.
+
+    GitLab's rules: the name matches `name_regex` whole, not `name_regex_keep`; `latest` and the newest `keep_n` stay.
+    """
+    found = next((tag for tag in tags if tag.name == name), None)
+    if found is None or name == "latest":
+        return False
+    pattern = policy.get("name_regex_delete") or policy.get("name_regex") or ""
+    matching = [tag for tag in tags if pattern and re.fullmatch(pattern, tag.name)]
+    if found not in matching or re.fullmatch(policy.get("name_regex_keep") or r"(?!)", name):
+        return False
+    newest = sorted(matching, key=lambda tag: tag.created, reverse=True)[: policy.get("keep_n") or 0]
+    age = re.fullmatch(r"(\d+)\s*([a-z]+)", policy.get("older_than") or "0d")
+    limit = timedelta(days=int(age[1]) * _OLDER.get(age[2], 1)) if age else timedelta()
+    return found not in newest and now - datetime.fromisoformat(found.created) > limit
+
+
+def policy_warnings(project: Project, tags: Sequence[Found], target: Release | None) -> list[str]:
+    """What to know of the project's cleanup policy: that it would delete what a rollback needs.
+
+    A job's token may not read the policy: then nothing is known, and nothing said. Raises gitlab.GitlabError.
+    """
+    if target is None or project.of_job:
+        return []
+    policy = project.client().projects.get(project.project).attributes.get("container_expiration_policy") or {}
+    if not policy.get("enabled") or not policy_would_remove(policy, tags, target.name, datetime.now(UTC)):
+        return []
+    return [
+        f"GitLab's cleanup policy would delete the tag {target.name}, which a rollback needs: add it to name_regex_keep"
+        " (Settings, Packages and registries), or keep more tags"
+    ]

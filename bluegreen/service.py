@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,9 +19,17 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from bluegreen import plan as planning
+from bluegreen import prune
 from bluegreen.engine import execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
-from bluegreen.gitlab import Project, checked_out, deployment, find, records_itself
+from bluegreen.gitlab import (
+    Project,
+    checked_out,
+    deployment,
+    find,
+    prune_tags,
+    records_itself,
+)
 from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
@@ -149,6 +157,31 @@ class Service:
         if self.registry is None:
             raise SettingsError("registry.server: it is not set, so there is no registry", hint="set it in [registry]")
         return self.registry
+
+    def prune(self, options: Options, emit: Emit, *, really: bool) -> dict[str, Any]:
+        """The images and tags that no release needs any more are gone, or, unless `really`, only listed.
+
+        Tags are those in the registry of the GitLab project, where there is one.
+        """
+        with self._locked("prune", options, emit) if really else nullcontext():
+            observed = observe(self.runtime, self.proxy)
+            observed = planning.after_recovery(observed) if observed.unfinished else observed
+            needed = prune.kept(observed, self.settings.retire.keep)
+            images = prune.superfluous(self.runtime.images(), needed)
+            gone = [each.name for each in images if not really or self.runtime.remove_image(each.name)]
+            tags: list[str] = []
+            warnings: list[str] = []
+            if self.project and self.registry:
+                target = planning.rollback_target(observed)
+                tags, warnings = prune_tags(self.project, self.settings.repository, needed, target, really=really)
+        return {
+            "service": self.settings.service,
+            "done": really,
+            "kept": sorted(needed),
+            "images": gone,
+            "tags": tags,
+            "warnings": warnings,
+        }
 
     def status(self) -> dict[str, Any]:
         """What is true now, in the shape that README describes."""

@@ -977,6 +977,9 @@ class RetireTable(Table):
     drain_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
         default=30.0, description="How long requests in flight to the old release are waited for."
     )
+    keep: int = Field(
+        default=5, ge=1, le=10, description="How many releases before the live one `prune` leaves for a rollback."
+    )
 
 
 class BakeTable(Table):

@@ -15,10 +15,11 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, Image, ProxyState, Release, Replica, Slot, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.prune import Found
 from bluegreen.settings import Settings, parse
 
 READS = frozenset(
-    {"slots", "image", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from", "digest"}
+    {"slots", "image", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from", "digest", "images"}
 )
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
@@ -206,6 +207,15 @@ class FakeRuntime:
         if image is None or not self._settings.registry.server or image.digest in self._world.published.values():
             return image
         return replace(image, digest="")
+
+    def images(self) -> Sequence[Found]:
+        with self._process.call("images"):
+            found = {name: image for name, image in self._world.images.items() if name.startswith("shop:")}
+            return [Found(name, image.digest, f"2024-05-{n:02}") for n, (name, image) in enumerate(found.items(), 1)]
+
+    def remove_image(self, name: str) -> bool:
+        with self._process.call("remove_image"):
+            return self._world.images.pop(name, None) is not None
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         with self._process.call("build"):

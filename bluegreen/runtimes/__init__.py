@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot
+from bluegreen.prune import Found
 
 
 class Runtime(Protocol):
@@ -23,6 +24,12 @@ class Runtime(Protocol):
 
     def image(self, reference: str) -> Image | None:
         """The image of this tag or digest, if the engine has it."""
+
+    def images(self) -> Sequence[Found]:
+        """The images of the service's repository. An image with several names is there once for each."""
+
+    def remove_image(self, name: str) -> bool:
+        """The engine has no image of this name. False, and it is left, if a container needs it."""
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         """The release's image is built and tagged. Raises Failed with the build's last lines."""

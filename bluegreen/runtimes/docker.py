@@ -7,8 +7,9 @@ import ipaddress
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
@@ -17,6 +18,7 @@ from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
 from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot, Source
+from bluegreen.prune import Found
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -61,6 +63,30 @@ class DockerRuntime:
             labels.get("bluegreen.commit", ""), labels.get("bluegreen.ref", ""), bool(labels.get("bluegreen.tag"))
         )
         return Image(reference=reference, digest=digest, size=attrs["Size"], source=source)
+
+    def images(self) -> Sequence[Found]:
+        repository = self._settings.repository
+        found = []
+        for attrs in self._client.api.images(name=repository):
+            named = (each.partition("@") for each in attrs["RepoDigests"] or [])
+            digests = [each for name, _, each in named if name == repository]
+            digest = attrs["Id"] if not self._settings.registry.server else next(iter(digests), "")
+            created = datetime.fromtimestamp(attrs["Created"], UTC).isoformat(timespec="milliseconds")
+            tags = [each for each in attrs["RepoTags"] or [] if each.rpartition(":")[0] == repository]
+            names = [*tags, *(f"{repository}@{each}" for each in digests)]
+            found += [Found(name, digest, created) for name in names]
+        return found
+
+    def remove_image(self, name: str) -> bool:
+        try:
+            self._client.images.remove(name)
+        except ImageNotFound:
+            return True
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise
+        return True
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         settings = self._settings.image

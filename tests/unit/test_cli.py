@@ -44,7 +44,7 @@ timeout = "1s"
 [bake]
 seconds = 0
 """
-COMMANDS = ["build", "deploy", "down", "init", "login", "proxy", "push", "rollback", "status", "watch"]
+COMMANDS = ["build", "deploy", "down", "init", "login", "proxy", "prune", "push", "rollback", "status", "watch"]
 PROXY = ["boot", "reload", "render", "status"]
 
 
@@ -143,6 +143,25 @@ def test_the_proxy_is_looked_after_without_a_deploy(shell: Shell) -> None:
     assert "does not run" in shell("proxy", "status").out
     shell("proxy", "boot")
     assert "serves   shop: blue" in shell("proxy", "status").out
+
+
+def test_prune_lists_and_with_yes_removes_what_nothing_needs(shell: Shell) -> None:
+    shell.world.has("v4", "v5")
+    for release in ("v2", "v3", "v4"):
+        shell.deploy(release)
+    with (shell.directory / "bluegreen.toml").open("a") as file:
+        file.write("\n[retire]\nkeep = 1\n")
+    before = dict(shell.world.images)
+    ran = shell("prune")
+    assert "would remove the image shop:v1\nwould remove the image shop:v2\n" in ran.out
+    assert "shop:v3" not in ran.out, "what a rollback needs"
+    assert "shop:v5" not in ran.out, "what may be about to be deployed"
+    assert shell.world.images == before
+    pruned = json.loads(shell("prune", "--yes", "--json").out)
+    assert (pruned["images"], pruned["done"]) == (["shop:v1", "shop:v2"], True)
+    assert {name for name in before if name not in shell.world.images} == {"shop:v1", "shop:v2"}
+    assert shell("rollback", "--no-witness").code == 0
+    assert "there is nothing to remove" in shell("prune", "--yes").out
 
 
 def test_the_version(shell: Shell) -> None:
