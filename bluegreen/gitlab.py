@@ -52,8 +52,6 @@ class Project:
             job_token=self.token if self.of_job else None,
             timeout=PATIENCE,
             ssl_verify=self.ca or True,
-            obey_rate_limit=False,
-            retry_transient_errors=False,
         )
 
 
