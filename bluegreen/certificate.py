@@ -19,6 +19,8 @@ class Pair:
 
     certificate: str
     key: str = field(repr=False)
+    until: datetime
+    """Its last moment."""
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +70,7 @@ def read_pair(certificate: Path, key: Path, hosts: Sequence[str], *, now: dateti
             f"{CERTIFICATE}: {certificate} is for {', '.join(names) or 'no host'}, and covers none of proxy.hosts: "
             + ", ".join(hosts)
         )
-    return Pair(pem.decode("ascii", "ignore"), secret.decode("ascii", "ignore"))
+    return Pair(pem.decode("ascii", "ignore"), secret.decode("ascii", "ignore"), leaf.not_valid_after_utc)
 
 
 def _read(setting: str, path: Path) -> bytes:

@@ -249,6 +249,19 @@ def init(name: str | None) -> None:
 
 
 @main.command()
+@as_json
+@with_service
+def doctor(service: Any, as_json: bool) -> int:
+    """Look for what would make a deploy or a rollback fail, and say what mends it."""
+    from bluegreen.console import Console
+    from bluegreen.doctor import ERROR, examine
+
+    findings = examine(service)
+    Console(as_json=as_json).findings(findings)
+    return 1 if any(finding.level == ERROR for finding in findings) else 0
+
+
+@main.command()
 @click.option("--yes", is_flag=True, help="Remove them, and do not only list them.")
 @wait_option
 @as_json

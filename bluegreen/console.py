@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bluegreen.errors import BluegreenError
 from bluegreen.model import Event, Plan
 from bluegreen.words import indent, plain
+
+if TYPE_CHECKING:
+    from bluegreen.doctor import Finding
 
 MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", "leftover": "!"}
 COLOURS = {"done": "green", "failed": "red", "undone": "yellow", "undo-failed": "red", "leftover": "yellow"}
@@ -120,6 +125,19 @@ class Console:
             self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        if self.as_json:
+            self._json([asdict(finding) for finding in findings])
+            return
+        marks = {"ok": ("✓", "green"), "note": ("·", None), "warning": ("!", "yellow"), "error": ("✗", "red")}
+        for finding in findings:
+            mark, colour = marks[finding.level]
+            self.line(f"  {click.style(mark, fg=colour)} {finding.check}: {plain(finding.what)}")
+            if finding.why:
+                self.line(f"      {plain(finding.why)}")
+            if finding.mend:
+                self.line(f"      mend: {plain(finding.mend)}")
 
     def prune(self, pruned: dict[str, Any]) -> None:
         if self.as_json:

@@ -204,29 +204,37 @@ def words_of(error: BaseException) -> str:
     return type(error).__name__
 
 
+def tags_of(project: Project, repository: str) -> list[Found]:
+    """The tags of the repository, which is written with its registry. Raises gitlab.GitlabError."""
+    found = _repository(project, repository)
+    if found is None:
+        return []
+    details = [found.tags.get(each.name) for each in found.tags.list(get_all=True)]
+    return [Found(each.name, each.digest or "", each.created_at or "") for each in details]
+
+
+def _repository(project: Project, repository: str) -> Any:
+    api = project.client().projects.get(project.project, lazy=True)
+    return next((each for each in api.repositories.list(get_all=True) if each.location == repository), None)
+
+
 def prune_tags(
     project: Project, repository: str, needed: Collection[str], target: Release | None, *, really: bool
 ) -> tuple[list[str], list[str]]:
     """The tags that no release needs, gone if `really`; and what a person should know, such as that GitLab failed.
 
-    `repository` is written with its registry, and `needed` are digests. `latest` stays.
+    `needed` are digests. `latest` stays.
     """
     import gitlab
     import requests
 
     gone: list[str] = []
     try:
-        api = project.client().projects.get(project.project, lazy=True)
-        repositories = api.repositories.list(get_all=True)
-        found = next((each for each in repositories if each.location == repository), None)
-        if found is None:
-            return [], [f"GitLab knows no repository {repository} in {project.project}"]
-        names = [each.name for each in found.tags.list(get_all=True)]
-        details = [found.tags.get(name) for name in names]
-        tags = [Found(each.name, each.digest or "", each.created_at or "") for each in details]
+        tags = tags_of(project, repository)
         warnings = policy_warnings(project, tags, target)
+        found = _repository(project, repository) if really else None
         for tag in superfluous([each for each in tags if each.name != "latest"], needed):
-            if really:
+            if found:
                 found.tags.delete(tag.name)
             gone.append(tag.name)
     except (gitlab.GitlabError, requests.RequestException) as error:

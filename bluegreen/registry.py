@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -298,3 +299,41 @@ def _rights(action: str, server: str) -> str:
     if action == "log in to":
         return f"check the user's name and the password, or the token and its last day; then: docker login {server}"
     return "a token needs read_registry, and its user at least Reporter in the project"
+
+
+def may_push(server: str, repository: str, used: Credentials | None) -> bool | None:
+    """Whether the registry lets these credentials begin a push; None where this machine can't find out.
+
+    Asked by this process, as the engine has no such question. The upload that it begins is given up at once.
+    By the distribution project's token protocol: https://distribution.github.io/distribution/spec/auth/token/
+    """
+    import httpx
+
+    path = repository.removeprefix(f"{server}/")
+    auth = httpx.BasicAuth(used.user, used.password) if used else None
+    context = ssl.create_default_context()
+    authority = Path(f"/etc/docker/certs.d/{server}/ca.crt")
+    if authority.exists():
+        context.load_verify_locations(authority)
+    for scheme in ("https", "http"):
+        address = f"{scheme}://{server}/v2/{path}/blobs/uploads/"
+        try:
+            with httpx.Client(verify=context, timeout=10, trust_env=False) as client:
+                answer, headers = client.post(address), dict[str, str]()
+                challenge = answer.headers.get("WWW-Authenticate", "")
+                if challenge.lower().startswith("bearer "):
+                    asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+                    scope = {"service": asked["service"], "scope": f"repository:{path}:pull,push"}
+                    granted = client.get(asked["realm"], params=scope, auth=auth)
+                    if granted.status_code in (401, 403):
+                        return False
+                    headers = {"Authorization": f"Bearer {granted.json()['token']}"}
+                    answer = client.post(address, headers=headers)
+                elif challenge and auth:
+                    answer = client.post(address, auth=auth)
+                if answer.status_code == 202 and "Location" in answer.headers:
+                    client.delete(httpx.URL(address).join(answer.headers["Location"]), headers=headers)
+                return {202: True, 401: False, 403: False}.get(answer.status_code)
+        except (httpx.HTTPError, KeyError, ValueError):
+            continue
+    return None

@@ -1,0 +1,357 @@
+"""What is wrong before a deploy finds it: each finding with what, why it matters, and what mends it.
+
+A check looks and changes nothing that lasts; one that can't look says so as a finding of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from docker.errors import DockerException
+
+from bluegreen import plan as planning
+from bluegreen.errors import BluegreenError
+from bluegreen.gitlab import policy_warnings, tags_of, words_of
+from bluegreen.model import Release
+from bluegreen.observe import observe
+from bluegreen.proxies.nginx import KEEPALIVE_MIN
+from bluegreen.registry import credentials, may_push, trap
+
+if TYPE_CHECKING:
+    from bluegreen.service import Service
+
+OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
+
+DAYS = 14
+"""Days that a certificate or a token should at least be good for."""
+
+SKEW = 30.0
+"""Seconds by which clocks may differ. Registries take a token up to 60 s off (the distribution project's leeway)."""
+
+OLDEST = (20, 10)
+"""The oldest engine that bluegreen is tested on."""
+
+CONFIGS = (
+    "/etc/nginx/nginx.conf",
+    "/etc/nginx/conf.d/default.conf",
+    "/etc/haproxy/haproxy.cfg",
+    "/usr/local/etc/haproxy/haproxy.cfg",
+    "/etc/gitlab/gitlab.rb",
+)
+"""Where the official images and Debian's packages read their config."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. Only an `error` would make a deploy fail."""
+
+    check: str
+    level: str
+    what: str
+    why: str = ""
+    mend: str = ""
+
+
+Check = Callable[["Service"], Iterator[Finding]]
+
+
+def examine(service: Service) -> list[Finding]:
+    """What every check finds, in a fixed order."""
+    found = []
+    for check in CHECKS:
+        name = check.__name__.strip("_").replace("_", " ")
+        try:
+            found += list(check(service))
+        except (BluegreenError, DockerException, OSError) as error:
+            words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+            hint = error.hint if isinstance(error, BluegreenError) else ""
+            found.append(Finding(name, ERROR, words, "a deploy would fail here", hint))
+    return found
+
+
+def engine(service: Service) -> Iterator[Finding]:
+    version = service.client.version()
+    text = f"Docker {version['Version']} (API {version['ApiVersion']})"
+    numbers = tuple(map(int, re.findall(r"\d+", version["Version"])[:2]))
+    if numbers < OLDEST:
+        yield Finding(
+            "engine", WARNING, f"{text} is older than any that is tested", "what it does is not known", "update it"
+        )
+    else:
+        yield Finding("engine", OK, text)
+    engines = datetime.fromisoformat(service.client.info()["SystemTime"][:19] + "+00:00")
+    yield from _clock("engine's clock", engines)
+
+
+def space(service: Service) -> Iterator[Finding]:
+    proxy = service.settings.proxy
+    if not service.runtime.image(proxy.image):
+        yield Finding("space", NOTE, f"the disk is not looked at: {proxy.image} is not here yet")
+        return
+    # The root of a container is on the disk that images are on, whichever machine that is.
+    raw = service.client.containers.run(
+        proxy.image, ["df", "-Pk", "/"], entrypoint=[], network_mode="none", remove=True
+    )
+    free = int(raw.decode().splitlines()[-1].split()[3]) * 1024
+    observed = observe(service.runtime, service.proxy)
+    live = service.runtime.image(service.settings.content(observed.live.release.digest)) if observed.live else None
+    needed = live.size if live else 100_000_000
+    text = f"{free / 1e9:.1f} GB free for images; the next one may need {needed / 1e6:.0f} MB"
+    if free < needed:
+        yield Finding("space", ERROR, text, "a build or a pull would fill the disk", "bluegreen prune --yes")
+    elif free < 3 * needed:
+        yield Finding("space", WARNING, text, "a few more releases fill the disk", "bluegreen prune --yes")
+    else:
+        yield Finding("space", OK, text)
+
+
+def proxy(service: Service) -> Iterator[Finding]:
+    state, settings = service.proxy.observe(), service.settings.proxy
+    if not state.exists:
+        yield Finding("proxy", NOTE, f"there is no {settings.kind} at {settings.listen} yet: the first deploy makes it")
+        return
+    if not state.running:
+        mend = "bluegreen proxy boot"
+        yield Finding("proxy", WARNING, f"{service.proxy.name} does not run", "nothing is served", mend)
+        return
+    text = f"{settings.kind} {state.version}, switched {state.switch}"
+    known = tuple(map(int, state.version.split("."))) if state.version else ()
+    if settings.kind == "nginx" and state.switch == "reload" and known < KEEPALIVE_MIN:
+        yield Finding(
+            "proxy",
+            WARNING,
+            text,
+            "before 1.27.4 nginx closes idle connections as it reloads, and a request that crosses that is lost",
+            'proxy.switch = "auto" switches without a reload; or use nginx 1.27.4 or newer',
+        )
+    else:
+        yield Finding("proxy", OK, text)
+
+
+def certificate(service: Service) -> Iterator[Finding]:
+    pair = service.settings.pair
+    if pair:
+        yield from _days("proxy.tls.certificate", pair.until, "clients will refuse it")
+
+
+def stopping(service: Service) -> Iterator[Finding]:
+    settings = service.settings
+    observed = observe(service.runtime, service.proxy)
+    if not observed.live:
+        return
+    image = observed.live.release.digest
+    attrs = service.client.api.inspect_image(settings.content(image))
+    config = attrs.get("Config") or {}
+    command = [*(config.get("Entrypoint") or []), *(settings.app.command or config.get("Cmd") or [])]
+    if command[:2] in (["/bin/sh", "-c"], ["sh", "-c"]) and not command[-1].lstrip().startswith("exec "):
+        yield Finding(
+            "stopping",
+            WARNING,
+            f"{observed.live.release} is started by a shell: {' '.join(command)[:80]}",
+            "the shell does not pass SIGTERM on, so that every stop is a kill after app.stop_timeout",
+            'write CMD in its exec form: CMD ["python3", "server.py"]',
+        )
+    environment = dict(each.partition("=")[::2] for each in config.get("Env") or []) | dict(settings.app.env)
+    words = " ".join([*command, environment.get("GUNICORN_CMD_ARGS", "")])
+    graceful = re.search(r"--graceful-timeout[= ](\d+)", words)
+    limit = float(graceful[1]) if graceful else 30.0 if "gunicorn" in words else 0.0
+    if settings.app.stop_timeout <= limit:
+        yield Finding(
+            "stopping",
+            WARNING,
+            f"app.stop_timeout is {settings.app.stop_timeout:g} s, and the server takes {limit:g} s to end gracefully",
+            "requests that the server still works on are killed",
+            f'app.stop_timeout = "{limit + 5:g}s"',
+        )
+    else:
+        yield Finding("stopping", OK, f"{settings.app.stop_timeout:g} s from SIGTERM to SIGKILL")
+
+
+def registry(service: Service) -> Iterator[Finding]:
+    found, settings = service.registry, service.settings
+    if found is None:
+        return
+    server = settings.registry.server
+    yield from _registry_tls(service, server)
+    used = credentials(settings)
+    if used is None:
+        why = "only a public image can be pulled"
+        yield Finding("registry login", WARNING, f"no credentials for {server}", why, f"docker login {server}")
+    else:
+        yield Finding("registry login", OK, found.log_in())
+    reference = settings.reference(Release("bluegreen-doctor"))
+    found.digest(reference)
+    yield Finding("registry pull", OK, f"{settings.repository} may be pulled")
+    allowed = may_push(server, settings.repository, used)
+    if allowed is None:
+        yield Finding("registry push", NOTE, f"this machine can't ask {server} whether a push is allowed")
+    elif allowed:
+        yield Finding("registry push", OK, f"{settings.repository} may be pushed to")
+    else:
+        yield Finding(
+            "registry push",
+            ERROR,
+            f"{used.user if used else 'nobody'} may not push to {settings.repository}",
+            "a deploy that builds would fail; one of a release that is there would not",
+            "a token with read_registry and write_registry, of a user who is Developer at least",
+        )
+
+
+def _registry_tls(service: Service, server: str) -> Iterator[Finding]:
+    host, _, port = server.partition(":")
+    known = (service.client.info().get("RegistryConfig") or {}).get("IndexConfigs") or {}
+    insecure = known.get(server, {}).get("Secure") is False
+    context = ssl.create_default_context()
+    ca = Path(f"/etc/docker/certs.d/{server}/ca.crt")
+    if ca.exists():
+        context.load_verify_locations(ca)
+    try:
+        with (
+            socket.create_connection((host, int(port or 443)), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=host) as wrapped,
+        ):
+            until = ssl.cert_time_to_seconds(str((wrapped.getpeercert() or {})["notAfter"]))
+            yield from _days("registry certificate", datetime.fromtimestamp(until, UTC), "the engine will refuse it")
+    except ssl.SSLCertVerificationError as error:
+        yield Finding(
+            "registry certificate",
+            WARNING,
+            f"this machine does not trust {server}: {error.verify_message}",
+            "the engine may not either",
+            f"put its authority into /etc/docker/certs.d/{server}/ca.crt on the engine's machine",
+        )
+    except ssl.SSLError:
+        local = host == "localhost" or host.startswith("127.")
+        if insecure or local:
+            yield Finding("registry scheme", NOTE, f"{server} speaks plain http, which the engine allows for it")
+        else:
+            why = "the engine expects https"
+            yield Finding("registry scheme", ERROR, f"{server} speaks plain http", why, trap(server))
+    except OSError as error:
+        yield Finding(
+            "registry scheme", NOTE, f"this machine does not reach {server} ({error}); the engine's view is what counts"
+        )
+
+
+def gitlab(service: Service) -> Iterator[Finding]:
+    import gitlab as sdk
+    import requests
+
+    project = service.project
+    if project is None:
+        return
+    client = project.client()
+    if project.of_job:
+        yield Finding("GitLab", OK, f"{project.url}, with the job's own token")
+        return
+    try:
+        version, _ = client.version()
+        token = client.personal_access_tokens.get("self")
+        head = client.http_request("head", "/version")
+        target = planning.rollback_target(observe(service.runtime, service.proxy))
+        policies = policy_warnings(project, tags_of(project, service.settings.repository), target)
+    except (sdk.GitlabError, requests.RequestException) as error:
+        yield Finding(
+            "GitLab",
+            WARNING,
+            f"{project.url}: {words_of(error)}",
+            "deployments will not be recorded; deploys go on",
+            "check gitlab.url, gitlab.project and the token",
+        )
+        return
+    yield Finding("GitLab", OK, f"{project.url}, version {version}")
+    if "api" not in token.scopes:
+        yield Finding(
+            "GitLab token",
+            WARNING,
+            f"the token {token.name} has the scopes {', '.join(token.scopes)}",
+            "deployments can't be recorded",
+            "a token with the scope api, of a user who is Developer at least",
+        )
+    if token.expires_at:
+        until = datetime.fromisoformat(token.expires_at).replace(tzinfo=UTC)
+        yield from _days("GitLab token", until, "deployments will not be recorded")
+    if "Date" in head.headers:
+        yield from _clock("GitLab's clock", parsedate_to_datetime(head.headers["Date"]))
+    for words in policies:
+        yield Finding("cleanup policy", WARNING, words, "a rollback would fail", "see name_regex_keep")
+
+
+def mounts(service: Service) -> Iterator[Finding]:
+    """Config files of proxies and of GitLab, in whatever containers, that are mounted in a way that bites."""
+    for container in service.client.containers.list(ignore_removed=True):
+        for mount in container.attrs.get("Mounts") or []:
+            target = mount.get("Destination", "")
+            if mount.get("Type") != "bind":
+                continue
+            near = difflib.get_close_matches(target, CONFIGS, n=1, cutoff=0.92)
+            where = f"{container.name}: {mount.get('Source')} is mounted to {target}"
+            if near and target not in CONFIGS:
+                yield Finding(
+                    "mounts", WARNING, where, f"that looks misspelt: {near[0]} is what is read", "correct the path"
+                )
+            elif target in CONFIGS and PurePosixPath(target).suffix:
+                yield Finding(
+                    "mounts",
+                    WARNING,
+                    where,
+                    "a single file that is mounted keeps its inode: an editor that replaces it changes nothing inside,"
+                    " and a reload reads the old one",
+                    f"mount the directory {PurePosixPath(target).parent}",
+                )
+
+
+def rollback(service: Service) -> Iterator[Finding]:
+    ready = service.status()["rollback"]
+    if ready["ready"]:
+        yield Finding("rollback", OK, f"{ready['release']} can come back: {ready['why']}")
+    elif ready["release"]:
+        words = f"{ready['release']} can't come back: {ready['why']}"
+        yield Finding("rollback", WARNING, words, "a rollback would fail", f"bluegreen push {ready['release']}")
+
+
+def _days(check: str, until: datetime, why: str) -> Iterator[Finding]:
+    left = (until - datetime.now(UTC)).days
+    words = f"good until {until:%Y-%m-%d}, {left} days"
+    if until < datetime.now(UTC):
+        yield Finding(check, ERROR, f"expired on {until:%Y-%m-%d}", why, "renew it")
+    elif left < DAYS:
+        yield Finding(check, WARNING, words, why, "renew it")
+    else:
+        yield Finding(check, OK, words)
+
+
+def _clock(check: str, theirs: datetime) -> Iterator[Finding]:
+    off = (theirs - datetime.now(UTC)).total_seconds()
+    if abs(off) > SKEW:
+        yield Finding(
+            check,
+            WARNING,
+            f"{abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} this machine's",
+            "tokens and certificates are refused when clocks disagree",
+            "set the clocks: timedatectl set-ntp true",
+        )
+    else:
+        yield Finding(check, OK, "agrees with this machine's")
+
+
+CHECKS: tuple[Check, ...] = (
+    engine,
+    space,
+    proxy,
+    certificate,
+    stopping,
+    registry,
+    gitlab,
+    rollback,
+    mounts,
+)
