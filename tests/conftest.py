@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from gitlab_registry import remove_images
 from harness import IMAGES, PORTS, PREFIX, RELEASES, REPOSITORY
 
 
@@ -85,6 +86,7 @@ def sweep(client: docker.DockerClient) -> None:
         if mine or (network.name.startswith("bluegreen-edge-") and port.isdigit() and int(port) in PORTS):
             with contextlib.suppress(docker.errors.APIError):
                 network.remove()
+    remove_images(client, lambda server: (port := server.rpartition(":")[2]).isdigit() and int(port) in PORTS)
     for volume in client.volumes.list():
         port = volume.name.rpartition("-")[2]
         if volume.name.startswith("bluegreen-proxy-") and port.isdigit() and int(port) in PORTS:

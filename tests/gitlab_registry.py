@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.client
 import io
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -42,11 +44,16 @@ KINDS = [
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 
 
+@functools.cache
+def _signing_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class Signer:
     """The key with which GitLab signs the tokens for its registry."""
 
     def __init__(self) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _signing_key()  # one for all doubles: it takes its time
         public = self._key.public_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ISSUER)])
         self.certificate = (
@@ -245,9 +252,9 @@ class Front:
             try:
                 answer = self._ask(exchange, connection, asked)
             except (OSError, http.client.HTTPException):
-                exchange.reply(asked, 502, *trouble(Fault(status=502)))
+                exchange.reply(asked, 502, *trouble("registry", Fault(status=502)))
             except Struck as struck:
-                exchange.reply(asked, struck.fault.status, *trouble(struck.fault))
+                exchange.reply(asked, struck.fault.status, *trouble("registry", struck.fault))
             else:
                 asked.status = answer.status
                 _pass_back(exchange, answer)
@@ -320,6 +327,27 @@ def remove_images(engine: docker.DockerClient, wanted: Callable[[str], bool]) ->
             if wanted(name.partition("/")[0]):
                 with contextlib.suppress(docker.errors.APIError):
                     engine.images.remove(name, force=True)
+
+
+@contextlib.contextmanager
+def trusted(engine: docker.DockerClient, server: str, ca: Path) -> Iterator[None]:
+    """The engine, on whatever machine, believes this authority about the registry, and about its realm."""
+
+    def shell(script: str) -> None:
+        engine.containers.run(
+            "nginx:stable",
+            ["sh", "-ec", script],
+            environment={"DIRECTORY": f"/trusted/{server}", "CA": ca.read_text()},
+            volumes=["/etc/docker/certs.d:/trusted"],
+            labels={"bluegreen.test": PREFIX},
+            remove=True,
+        )
+
+    shell('mkdir -p "$DIRECTORY" && printf %s "$CA" >"$DIRECTORY/ca.crt"')
+    try:
+        yield
+    finally:
+        shell('rm -r "$DIRECTORY"')
 
 
 def container_name(number: int) -> str:

@@ -260,7 +260,8 @@ def _body(headers: Message, content: bytes) -> dict[str, Any]:
 
 def _arguments(route: Route, given: dict[str, Any]) -> dict[str, Any]:
     known = {name.rstrip("*"): parse for name, parse in route.arguments.items()}
-    wrong = [f"{name} is missing" for name in route.arguments if name.endswith("*") and name[:-1] not in given]
+    needed = [name.rstrip("*") for name in route.arguments if name.endswith("*")]
+    wrong = [f"{name} is missing" for name in needed if name not in given]
     parsed = {}
     for name, value in given.items():
         if name not in known:

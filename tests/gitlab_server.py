@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
 import socket
@@ -20,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 BLOCK = 32 * 1024
+JSON = {"Content-Type": "application/json"}
+TLS_HANDSHAKE = b"\x16"
 PATIENCE = 60
 """Seconds that a connection may say nothing."""
 
@@ -118,8 +121,18 @@ class Exchange(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE
+    rfile: io.BufferedReader
     disable_nagle_algorithm = True
     server: Server
+
+    def handle_one_request(self) -> None:
+        """Who speaks TLS to a server of plain http is answered as other servers do, not left to wait."""
+        if self.rfile.peek(1)[:1] == TLS_HANDSHAKE:
+            self.rfile.read1()
+            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            self.close_connection = True
+            return
+        super().handle_one_request()
 
     def _answer(self) -> None:
         self._body = self._blocks()
@@ -183,7 +196,7 @@ class Exchange(BaseHTTPRequestHandler):
         """The fault has happened; whether it was answered."""
         self.endure(fault)
         if fault.status:
-            self.reply(asked, fault.status, *trouble(fault))
+            self.reply(asked, fault.status, *trouble(asked.server, fault))
         return bool(fault.status)
 
     def _reset(self) -> None:
@@ -196,19 +209,19 @@ class Exchange(BaseHTTPRequestHandler):
         pass
 
 
-def trouble(fault: Fault) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers of a server in trouble: of GitLab's limiter, GitLab, or the proxy before it."""
-    if fault.status == 429:
-        limited = {"RateLimit-Limit": "60", "RateLimit-Observed": "61", "RateLimit-Remaining": "0"}
-        if fault.retry_after is None:
-            return b'{"message":{"error":"This endpoint has been requested too many times. Try again later."}}', {
-                "Content-Type": "application/json"
-            }
-        limited["RateLimit-Reset"] = str(int(time.time()) + fault.retry_after)
-        return b"Retry later\n", {"Content-Type": "text/plain", "Retry-After": str(fault.retry_after), **limited}
-    if fault.status == 500:
-        return b'{"message":"500 Internal Server Error"}', {"Content-Type": "application/json"}
+def trouble(server: str, fault: Fault) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of a server in trouble: of a limiter, of GitLab, or of the proxy before it."""
     retry = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    if fault.status == 429 and server == "registry":
+        return b'{"errors":[{"code":"TOOMANYREQUESTS","message":"too many requests"}]}', {**JSON, **retry}
+    if fault.status == 429 and fault.retry_after is None:
+        return b'{"message":{"error":"This endpoint has been requested too many times. Try again later."}}', JSON
+    if fault.status == 429:
+        limits = {"RateLimit-Limit": "60", "RateLimit-Observed": "61", "RateLimit-Remaining": "0"}
+        limits["RateLimit-Reset"] = str(int(time.time()) + (fault.retry_after or 0))
+        return b"Retry later\n", {"Content-Type": "text/plain", **retry, **limits}
+    if fault.status == 500:
+        return b'{"message":"500 Internal Server Error"}', JSON
     page = f"<html>\n<head><title>{fault.status} GitLab is not responding</title></head>\n<body></body>\n</html>\n"
     return page.encode(), {"Content-Type": "text/html", **retry}
 

@@ -8,9 +8,13 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
+from certificates import Authority
+from gitlab_double import GitLab
+from gitlab_registry import remove_images
 from harness import IMAGES, PREFIX, REPOSITORY, Make, TestService
 
 
@@ -79,6 +83,35 @@ seconds = {bake}
     yield make
     for service in made:
         remove_all(engine, service)
+
+
+@pytest.fixture
+def gitlab(
+    tmp_path: Path, free_port: Callable[[], int], engine: docker.DockerClient
+) -> Iterator[Callable[..., GitLab]]:
+    """Makes doubles of GitLab, each with a registry, all of which are gone after the test.
+
+    Fails if a double was asked anything that GitLab does not know. A test that wants that clears `mistakes`.
+    """
+    made: list[GitLab] = []
+
+    def make(**options: Any) -> GitLab:
+        authority = None
+        if options.get("tls") or options.get("registry_tls"):
+            directory = tmp_path / f"gitlab-{len(made) + 1}"
+            directory.mkdir()
+            authority = Authority(directory)
+        double = GitLab(
+            engine, container_port=free_port(), port=free_port(), authority=authority, **options
+        )
+        made.append(double)
+        return double
+
+    yield make
+    for double in made:
+        double.stop()
+    remove_images(engine, {double.registry_server for double in made}.__contains__)
+    assert [mistake for double in made for mistake in double.mistakes] == []
 
 
 _numbers = itertools.count(1)
