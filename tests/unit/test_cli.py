@@ -44,7 +44,9 @@ timeout = "1s"
 [bake]
 seconds = 0
 """
-COMMANDS = ["build", "deploy", "doctor", "down", "init", "login", "proxy", "prune", "push", "rollback", "status", "watch"]
+COMMANDS = [
+    "build", "deploy", "doctor", "down", "init", "login", "proxy", "prune", "push", "rollback", "status", "watch"
+]
 PROXY = ["boot", "reload", "render", "status"]
 
 
