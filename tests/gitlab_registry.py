@@ -325,7 +325,8 @@ def remove_images(engine: docker.DockerClient, wanted: Callable[[str], bool]) ->
     """No image has a name any more whose server is wanted."""
     for image in engine.images.list():
         for name in itertools.chain(image.attrs["RepoTags"] or [], image.attrs["RepoDigests"] or []):
-            if wanted(name.partition("/")[0]):
+            server, slash, _ = name.partition("/")
+            if slash and wanted(server):
                 with contextlib.suppress(docker.errors.APIError):
                     engine.images.remove(name, force=True)
 
