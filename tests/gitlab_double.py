@@ -18,7 +18,7 @@ from typing import Any
 import docker
 import gitlab_rest
 import httpx
-from certificates import Authority
+from certificates import NOW, Authority
 from gitlab_registry import SERVICE, Front, Registry, Signer, container_name
 from gitlab_server import Asked, Exchange, Fault, Journal, Server, server_tls, to_json
 from gitlab_state import (
@@ -59,10 +59,12 @@ class GitLab:
         authority: Authority | None = None,
         tls: bool = False,
         registry_tls: bool | None = None,
+        certificate_days: float = 90,
         version: str = "18.5.1",
     ) -> None:
-        """Listens on `address`, by https under a certificate of `authority` if `tls`; the registry does so on `port` by
-        `registry_tls`, if that says something else, and is itself published on `container_port`."""
+        """Listens on `address`, by https if `tls`, with a certificate of `authority` that has so many days left (fewer
+        than none: it has expired). The registry is reached on `port`, by https if `registry_tls`, which is as `tls` if
+        it is not given; its container is published on `container_port`."""
         self.version = version
         self.journal = Journal()
         self.lock = threading.RLock()
@@ -89,7 +91,8 @@ class GitLab:
         if tls or registry_tls:
             assert authority, "TLS needs an authority"
             self.ca = authority.file
-            context = server_tls(*authority.pair("gitlab-double", address))
+            start, end = NOW - timedelta(days=365), NOW + timedelta(days=certificate_days)
+            context = server_tls(*authority.pair("gitlab-double", address, start=start, end=end))
         self.registry: Registry | None = None
         self._front: Front | None = None
         self._server = Server((address, 0), self._answer, self.journal, context if tls else None)

@@ -97,7 +97,8 @@ def _url64(content: bytes) -> bytes:
 def claims(token: str) -> dict[str, Any]:
     """What a token says; who signed it is not looked at."""
     payload = token.split(".")[1]
-    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    said: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return said
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,8 @@ def remove_images(engine: docker.DockerClient, wanted: Callable[[str], bool]) ->
     """No image has a name any more whose server is wanted."""
     for image in engine.images.list():
         for name in itertools.chain(image.attrs["RepoTags"] or [], image.attrs["RepoDigests"] or []):
-            if wanted(name.partition("/")[0]):
+            server, slash, _ = name.partition("/")
+            if slash and wanted(server):
                 with contextlib.suppress(docker.errors.APIError):
                     engine.images.remove(name, force=True)
 

@@ -140,7 +140,12 @@ class Call:
     asked: Asked
     arguments: dict[str, Any]
     path: dict[str, str]
-    project: Any = None
+    in_project: Project | None = None
+
+    @property
+    def project(self) -> Project:
+        assert self.in_project, "this route is about no project"
+        return self.in_project
 
     def paged(self, rows: list[dict[str, Any]]) -> Answer:
         page, size = self.arguments.get("page", 1), min(self.arguments.get("per_page", 20), 100)
@@ -262,7 +267,7 @@ def _arguments(route: Route, given: dict[str, Any]) -> dict[str, Any]:
     known = {name.rstrip("*"): parse for name, parse in route.arguments.items()}
     needed = [name.rstrip("*") for name in route.arguments if name.endswith("*")]
     wrong = [f"{name} is missing" for name in needed if name not in given]
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
             wrong.append(f"{name} is unknown")
@@ -327,8 +332,13 @@ def _authorize(call: Call, route: Route) -> None:
     key = call.path["id"]
     project = next((p for p in call.gitlab.projects if key in (str(p.id), p.path)), None)
     role = project.role(call.user) if project else 0
-    elsewhere = call.job and project and call.job.project is not project
-    if elsewhere and (route.registry or call.job.project.id not in project.job_token_allowlist or not role):
+    job = call.job
+    if (
+        job
+        and project
+        and job.project is not project
+        and (route.registry or job.project.id not in project.job_token_allowlist or not role)
+    ):
         raise message(403, "403 Forbidden")
     if not project or not (role or project.public):
         raise message(404, "404 Project Not Found")
@@ -337,7 +347,7 @@ def _authorize(call: Call, route: Route) -> None:
         raise message(403, "403 Forbidden")
     if route.registry and not project.registry_enabled:
         raise message(403, "403 Forbidden")
-    call.project = project
+    call.in_project = project
 
 
 # --- The server, the user, the project.
@@ -376,7 +386,7 @@ def _token_self(call: Call) -> Answer:
 
 @route("GET", "/projects/:id", {"statistics": boolean, "license": boolean, "with_custom_attributes": boolean})
 def _project(call: Call) -> Answer:
-    project: Project = call.project
+    project = call.project
     shown = {
         **_show_project(call, project),
         "visibility": "public" if project.public else "private",
@@ -709,7 +719,7 @@ def _found_deployment(call: Call) -> Deployment:
     wanted = int(call.path["deployment_id"])
     for deployment in call.project.deployments:
         if deployment.id == wanted:
-            return deployment  # type: ignore[no-any-return]
+            return deployment
     raise message(404, NOT_FOUND)
 
 
@@ -806,7 +816,7 @@ def _repository(call: Call) -> Answer:
             if repository.id == int(call.path["repository_id"]):
                 if project.role(call.user) < REPORTER and not project.public:
                     raise message(403, "403 Forbidden")
-                call.project = project
+                call.in_project = project
                 return Answer(_show_repository(call, repository))
     raise message(404, NOT_FOUND)
 
@@ -901,7 +911,7 @@ def _delete_tags(call: Call) -> Answer:
 def _found_repository(call: Call) -> Repository:
     for repository in call.project.repositories:
         if repository.id == int(call.path["repository_id"]):
-            return repository  # type: ignore[no-any-return]
+            return repository
     raise message(404, NOT_FOUND)
 
 

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 BLOCK = 32 * 1024
@@ -253,6 +254,10 @@ class Server(ThreadingHTTPServer):
     @property
     def netloc(self) -> str:
         return f"{self.server_address[0]!s}:{self.server_address[1]}"
+
+    def server_bind(self) -> None:
+        """Without asking for the name of the address, which takes long where no name server answers."""
+        TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)

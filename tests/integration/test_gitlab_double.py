@@ -15,8 +15,9 @@ import docker
 import gitlab as python_gitlab
 import httpx
 import pytest
-from gitlab_double import REPORTER, GitLab
+from gitlab_double import GitLab
 from gitlab_registry import trusted
+from gitlab_state import REPORTER
 from harness import PREFIX, eventually
 from hosts import gateway
 

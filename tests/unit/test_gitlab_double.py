@@ -6,8 +6,10 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import os
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,9 +24,10 @@ from certificates import Authority
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from gitlab_double import DEVELOPER, OWNER, REPORTER, GitLab, running
+from gitlab_double import GitLab, running
 from gitlab_registry import Front, Signer, claims
 from gitlab_server import Asked, Exchange, Fault, Journal, Reset, Server
+from gitlab_state import DEVELOPER, OWNER, REPORTER
 from harness import eventually
 
 PROJECT = "/api/v4/projects/root%2Fhippo_flask"
@@ -159,7 +162,7 @@ def test_the_clock_of_gitlab_is_its_own(double: GitLab) -> None:
     double.clock = timedelta(hours=1)
     answer = grant(double, ("root", double.root.password))
     for shown in (claims(answer.json()["token"])["iat"], parsedate_to_datetime(answer.headers["Date"]).timestamp()):
-        assert 3590 < shown - time.time() < 3610
+        assert 3000 < shown - time.time() < 4200
     double.registry_token_seconds = -60
     said = claims(grant(double, ("root", double.root.password)).json()["token"])
     assert said["nbf"] < said["iat"] < said["exp"] < double.now().timestamp() - 50
@@ -393,21 +396,24 @@ def test_faults_come_as_often_as_planned_where_they_are_planned(double: GitLab) 
     double.fail("rest", reset=True)
     with pytest.raises(httpx.ReadError):
         ask(double, "GET", "/api/v4/version")
-    double.fail("rest", delay=0.3)
-    began = time.monotonic()
+    double.fail("rest", delay=5)
+    with pytest.raises(httpx.ReadTimeout):
+        ask(double, "GET", "/api/v4/version", timeout=httpx.Timeout(30, read=0.1))
     assert ask(double, "GET", "/api/v4/version").status_code == 200
-    assert time.monotonic() - began >= 0.3
 
 
 def test_by_https_only_who_knows_the_authority_gets_an_answer(tmp_path: Path) -> None:
-    with running(authority=Authority(tmp_path), tls=True) as double:
-        assert double.ca
-        with python_gitlab.Gitlab(
-            double.url, private_token=double.token(double.root).value, ssl_verify=str(double.ca)
-        ) as api:
+    authority = Authority(tmp_path)
+    with running(authority=authority, tls=True) as double:
+        token = double.token(double.root).value
+        with python_gitlab.Gitlab(double.url, private_token=token, ssl_verify=os.fspath(authority.file)) as api:
             assert api.version()[0] == double.version
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(double.url, trust_env=False)
+    with running(authority=authority, tls=True, certificate_days=-1) as double:
+        trusting = ssl.create_default_context(cafile=authority.file)
+        with pytest.raises(httpx.ConnectError, match="certificate has expired"):
+            httpx.get(double.url, trust_env=False, verify=trusting)
 
 
 def test_a_double_that_breaks_says_so(double: GitLab) -> None:
