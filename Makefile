@@ -7,12 +7,12 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images test lint test-unit test-contract test-integration demo demo-down soak clean
+.PHONY: help lab engine images ci-local ci test lint test-unit test-contract test-integration demo demo-down soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-lab: .venv/.stamp engine images ## set up: .venv, a Docker engine, the base images
+lab: .venv/.stamp engine images ci-local ## set up: .venv, a Docker engine, the base images, what runs pipelines
 
 .venv/.stamp: setup.cfg
 	@lab/venv
@@ -23,6 +23,12 @@ engine:
 
 images: .venv/.stamp engine
 	@lab/images
+
+ci-local:
+	@lab/ci-local
+
+ci: .venv/.stamp ## write the pipelines below ci/ from their template
+	.venv/bin/python -m bluegreen.pipeline ci
 
 test: ## set up and run everything: lint, unit, contract and integration tests
 	@$(MAKE) --no-print-directory lab
