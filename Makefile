@@ -50,13 +50,13 @@ test-contract: .venv/.stamp ## the same tests on every driver (needs `make lab`)
 test-integration: .venv/.stamp ## the promises, on a real engine (needs `make lab`)
 	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup -v
 
-demo: lab ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
+demo: .venv/.stamp engine images ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
 	@.venv/bin/python demo/run.py
 
 demo-down: .venv/.stamp ## remove what the demo left
 	@.venv/bin/bluegreen down --yes
 
-soak: lab ## the runs that take longer than `make test` may; results go to docs/soak.txt
+soak: .venv/.stamp engine images ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
 
 clean: ## remove .venv, caches and build output (containers and images stay)
