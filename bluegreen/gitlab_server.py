@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bluegreen.errors import UsageError
+from bluegreen.proxies import templates
 
 INNER_PORTS = {5000: "the registry itself", 8080: "GitLab's own Puma"}
 """Ports of the server's loopback address that are taken inside, with who has them."""
@@ -83,17 +84,8 @@ class Server:
 
     def render(self) -> str:
         """The lines, ending with a newline; `gitlab-ctl reconfigure` puts them into effect."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("bluegreen"),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-            autoescape=False,
-        )
-        return environment.get_template("gitlab.rb.j2").render(
+        return templates.render(
+            "gitlab.rb.j2",
             server=self,
             certificate=self.certificate or f"/etc/gitlab/ssl/{self.domain.lower()}.crt",
             key=self.key or f"/etc/gitlab/ssl/{self.domain.lower()}.key",

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from bluegreen.proxies import templates
+
 FILE = ".gitlab-ci.yml"
 
 Form = Literal["file", "include", "component"]
@@ -41,13 +43,11 @@ def render(form: Form, **inputs: str) -> str:
 
     With the inputs at the same values, GitLab makes the same jobs of all three forms.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     values = {name: inputs.get(name, default) for name, (default, _) in INPUTS.items()}
 
-    def value(name: str, after: str = "") -> str:
-        """The value of an input, with something behind it, as a YAML scalar."""
-        return json.dumps(f"$[[ inputs.{name} ]]{after}" if form == "component" else f"{values[name]}{after}")
+    def value(name: str) -> str:
+        """The value of an input as a YAML scalar."""
+        return json.dumps(f"$[[ inputs.{name} ]]" if form == "component" else values[name])
 
     def job(name: str, before: str = "") -> str:
         """The name of a job as a YAML scalar."""
@@ -55,16 +55,8 @@ def render(form: Form, **inputs: str) -> str:
         full = f"{before}{prefix}{name}"
         return json.dumps(full) if "$" in full else full
 
-    environment = Environment(
-        loader=PackageLoader("bluegreen"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
     spec = {name: (json.dumps(values[name]), words) for name, (_, words) in INPUTS.items()}
-    return environment.get_template("gitlab-ci.yml.j2").render(form=form, value=value, job=job, spec=spec)
+    return templates.render("gitlab-ci.yml.j2", form=form, value=value, job=job, spec=spec)
 
 
 def publish(directory: Path) -> None:
