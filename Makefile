@@ -28,7 +28,7 @@ ci-local:
 	@lab/ci-local
 
 ci: .venv/.stamp ## write the pipelines below ci/ from their template
-	.venv/bin/python -m bluegreen.pipeline ci
+	.venv/bin/python -m bluegreen.gitlab_ci ci
 
 test: ## set up and run everything: lint, unit, contract and integration tests
 	@$(MAKE) --no-print-directory lab

@@ -206,18 +206,18 @@ def watch(config: Path | None, seconds: float | None, rate: float, as_json: bool
 @click.option("--gitlab", is_flag=True, help="Write a .gitlab-ci.yml too, that builds and deploys.")
 def init(name: str | None, gitlab: bool) -> None:
     """Write a commented bluegreen.toml."""
-    from bluegreen import pipeline
+    from bluegreen import gitlab_ci
     from bluegreen.settings import FILE, example, load
 
     path = Path(FILE)
-    if gitlab and Path(pipeline.FILE).exists():
-        raise _is_there(pipeline.FILE)
+    if gitlab and Path(gitlab_ci.FILE).exists():
+        raise _is_there(gitlab_ci.FILE)
     if not (gitlab and path.exists()):
         _write_new(path, example(name or Path.cwd().name.lower().replace(" ", "-")))
         click.echo(f"wrote {path}; next: look through it, then bluegreen deploy RELEASE")
     if gitlab:
-        _write_new(Path(pipeline.FILE), pipeline.render("file", url=load(path).proxy.url))
-        click.echo(f"wrote {pipeline.FILE}; its comments say how its jobs get bluegreen and reach the engine")
+        _write_new(Path(gitlab_ci.FILE), gitlab_ci.render("file", url=load(path).proxy.url))
+        click.echo(f"wrote {gitlab_ci.FILE}; its comments say how its jobs get bluegreen and reach the engine")
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from harness import REPOSITORY, Make, TestService
 
-from bluegreen.pipeline import PUBLISHED
+from bluegreen.gitlab_ci import PUBLISHED
 
 CI_LOCAL = REPOSITORY / ".lab/ci-local/node_modules/.bin/gitlab-ci-local"
 

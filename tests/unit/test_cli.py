@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from fakes import Clock, FakeLock, FakeProxy, FakeRuntime, World
 
-from bluegreen import __version__, pipeline
+from bluegreen import __version__, gitlab_ci
 from bluegreen.cli import main
 from bluegreen.errors import (
     BluegreenError,
@@ -336,7 +336,7 @@ def test_init_writes_a_file_that_loads_and_never_over_another(shell: Shell) -> N
 def test_init_gitlab_writes_the_pipeline_beside_the_settings(shell: Shell) -> None:
     (shell.directory / "bluegreen.toml").unlink()
     assert shell("init", "--gitlab", "--service", "shop").code == 0
-    assert (shell.directory / ".gitlab-ci.yml").read_text() == pipeline.render("file")
+    assert (shell.directory / ".gitlab-ci.yml").read_text() == gitlab_ci.render("file")
     assert shell("status").code == 0
 
 
@@ -346,7 +346,7 @@ def test_init_gitlab_takes_the_address_from_settings_that_are_there_and_leaves_t
     assert shell("init", "--gitlab").code == 0
     assert (shell.directory / "bluegreen.toml").read_text() == settings
     written = (shell.directory / ".gitlab-ci.yml").read_text()
-    assert written == pipeline.render("file", url="https://www.example.com")
+    assert written == gitlab_ci.render("file", url="https://www.example.com")
 
 
 def test_init_gitlab_never_writes_over_a_pipeline_and_then_writes_nothing(shell: Shell) -> None:

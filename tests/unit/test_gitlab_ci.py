@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bluegreen.pipeline import INPUTS, PUBLISHED, publish, render
+from bluegreen.gitlab_ci import INPUTS, PUBLISHED, publish, render
 
 CI = Path(__file__).parents[2] / "ci"
 TEMPLATES = {form: CI / name for name, form in PUBLISHED.items()}
