@@ -7,12 +7,12 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images test lint test-unit test-contract test-integration demo demo-down soak clean
+.PHONY: help lab engine images ci-local ci test lint test-unit test-contract test-integration demo demo-down soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-lab: .venv/.stamp engine images ## set up: .venv, a Docker engine, the base images
+lab: .venv/.stamp engine images ci-local ## set up: .venv, a Docker engine, the base images, what runs pipelines
 
 .venv/.stamp: setup.cfg
 	@lab/venv
@@ -23,6 +23,12 @@ engine:
 
 images: .venv/.stamp engine
 	@lab/images
+
+ci-local:
+	@lab/ci-local
+
+ci: .venv/.stamp ## write the pipelines below ci/ from their template
+	.venv/bin/python -m bluegreen.gitlab_ci ci
 
 test: ## set up and run everything: lint, unit, contract and integration tests
 	@$(MAKE) --no-print-directory lab
@@ -44,13 +50,13 @@ test-contract: .venv/.stamp ## the same tests on every driver (needs `make lab`)
 test-integration: .venv/.stamp ## the promises, on a real engine (needs `make lab`)
 	$(PYTEST) tests/integration -n $(WORKERS) --dist loadgroup -v
 
-demo: lab ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
+demo: .venv/.stamp engine images ## v1 live, v2 over it under load, back, a broken v3 refused; leaves the service up
 	@.venv/bin/python demo/run.py
 
 demo-down: .venv/.stamp ## remove what the demo left
 	@.venv/bin/bluegreen down --yes
 
-soak: lab ## the runs that take longer than `make test` may; results go to docs/soak.txt
+soak: .venv/.stamp engine images ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
 
 clean: ## remove .venv, caches and build output (containers and images stay)

@@ -233,19 +233,33 @@ def watch(config: Path | None, seconds: float | None, rate: float, as_json: bool
 
 @main.command()
 @click.option("--service", "name", help="Its name. [default: the directory's]")
-def init(name: str | None) -> None:
+@click.option("--gitlab", is_flag=True, help="Write a .gitlab-ci.yml too, that builds and deploys.")
+def init(name: str | None, gitlab: bool) -> None:
     """Write a commented bluegreen.toml."""
-    from bluegreen.settings import example
+    from bluegreen import gitlab_ci
+    from bluegreen.settings import FILE, example, load
 
-    path = Path("bluegreen.toml")
-    name = name or Path.cwd().name.lower().replace(" ", "-")
-    text = example(name)
+    path = Path(FILE)
+    if gitlab and Path(gitlab_ci.FILE).exists():
+        raise _is_there(gitlab_ci.FILE)
+    if not (gitlab and path.exists()):
+        _write_new(path, example(name or Path.cwd().name.lower().replace(" ", "-")))
+        click.echo(f"wrote {path}; next: look through it, then bluegreen deploy RELEASE")
+    if gitlab:
+        _write_new(Path(gitlab_ci.FILE), gitlab_ci.render("file", url=load(path).proxy.url))
+        click.echo(f"wrote {gitlab_ci.FILE}; its comments say how its jobs get bluegreen and reach the engine")
+
+
+def _write_new(path: Path, text: str) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"{path} is there already and was left as it is") from None
-    click.echo(f"wrote {path}; next: look through it, then bluegreen deploy RELEASE")
+        raise _is_there(str(path)) from None
+
+
+def _is_there(path: str) -> UsageError:
+    return UsageError(f"{path} is there already and was left as it is")
 
 
 @main.command()
@@ -317,6 +331,36 @@ def proxy_status(service: Any, as_json: bool) -> None:
     from bluegreen.console import Console
 
     Console(as_json=as_json).proxy(service.proxy_status())
+
+
+@main.group()
+def gitlab() -> None:
+    """Look after the GitLab server."""
+
+
+PORT = click.IntRange(1, 65535)
+
+
+@gitlab.command("render")
+@click.option("--domain", required=True, help="The server's host name, or its IPv4 address.")
+@click.option(
+    "--gitlab-version", default="18.0", metavar="MAJOR.MINOR", show_default=True, help="The version of the server."
+)
+@click.option("--https/--http", default=None, help="How it is served. [default: https; http for an address]")
+@click.option("--port", type=PORT, help="Its port. [default: 443 or 80]")
+@click.option("--certificate", metavar="FILE", help="With its chain. [default: /etc/gitlab/ssl/DOMAIN.crt]")
+@click.option("--key", metavar="FILE", help="The certificate's key. [default: /etc/gitlab/ssl/DOMAIN.key]")
+@click.option("--redirect/--no-redirect", default=None, help="Redirect http to https. [default: redirect]")
+@click.option("--redirect-port", type=PORT, help="The port of http that is redirected. [default: 80]")
+@click.option("--data-directory", metavar="DIRECTORY", help="Where Git data lies, on another disk for instance.")
+@click.option("--registry-port", type=PORT, help="The container registry's public port. [default: no registry]")
+@click.option("--http-registry", is_flag=True, help="The registry speaks plain http though GitLab speaks https.")
+@click.option("--registry-directory", metavar="DIRECTORY", help="Where the registry's images lie.")
+def gitlab_render(**options: Any) -> None:
+    """Print the lines of /etc/gitlab/gitlab.rb. Changes nothing."""
+    from bluegreen.gitlab_server import Server
+
+    click.echo(Server(**options).render(), nl=False)
 
 
 @main.command()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from fakes import Clock, FakeLock, FakeProxy, FakeRuntime, World
 
-from bluegreen import __version__
+from bluegreen import __version__, gitlab_ci
 from bluegreen.cli import main
 from bluegreen.errors import (
     BluegreenError,
@@ -28,6 +28,7 @@ from bluegreen.errors import (
     SettingsError,
     UsageError,
 )
+from bluegreen.gitlab_server import Server
 from bluegreen.lock import Holder
 from bluegreen.proxies.agent import Answer
 from bluegreen.service import Service
@@ -44,9 +45,9 @@ timeout = "1s"
 [bake]
 seconds = 0
 """
-COMMANDS = [
-    "build", "deploy", "doctor", "down", "init", "login", "proxy", "prune", "push", "rollback", "status", "watch"
-]
+COMMANDS = """
+    build deploy doctor down gitlab init login proxy prune push rollback status watch
+""".split()
 PROXY = ["boot", "reload", "render", "status"]
 
 
@@ -199,6 +200,9 @@ def test_the_module_is_a_program_and_a_quick_one() -> None:
         ["build", "ü"],
         ["watch", "--rate", "0"],
         ["status", "now"],
+        ["gitlab", "render"],
+        ["gitlab", "render", "--domain", "a'b"],
+        ["gitlab", "render", "--domain", "gitlab.example.com", "--registry-port", "0"],
     ],
 )
 def test_a_command_line_that_cannot_be_meant_ends_with_2_and_changes_nothing(
@@ -348,6 +352,72 @@ def test_init_writes_a_file_that_loads_and_never_over_another(shell: Shell) -> N
     assert not path.exists()
     assert shell("init", "--service", "shop").code == 0
     assert shell("status").code == 0
+
+
+def test_init_gitlab_writes_the_pipeline_beside_the_settings(shell: Shell) -> None:
+    (shell.directory / "bluegreen.toml").unlink()
+    assert shell("init", "--gitlab", "--service", "shop").code == 0
+    assert (shell.directory / ".gitlab-ci.yml").read_text() == gitlab_ci.render("file")
+    assert shell("status").code == 0
+
+
+def test_init_gitlab_takes_the_address_from_settings_that_are_there_and_leaves_them(shell: Shell) -> None:
+    settings = FILE + '[proxy]\nurl = "https://www.example.com"\n'
+    (shell.directory / "bluegreen.toml").write_text(settings)
+    assert shell("init", "--gitlab").code == 0
+    assert (shell.directory / "bluegreen.toml").read_text() == settings
+    written = (shell.directory / ".gitlab-ci.yml").read_text()
+    assert written == gitlab_ci.render("file", url="https://www.example.com")
+
+
+def test_init_gitlab_never_writes_over_a_pipeline_and_then_writes_nothing(shell: Shell) -> None:
+    (shell.directory / "bluegreen.toml").unlink()
+    (shell.directory / ".gitlab-ci.yml").write_text("mine: {}\n")
+    ran = shell("init", "--gitlab", "--service", "shop")
+    assert ran.code == 2
+    assert ".gitlab-ci.yml is there already and was left as it is" in ran.err
+    assert (shell.directory / ".gitlab-ci.yml").read_text() == "mine: {}\n"
+    assert not (shell.directory / "bluegreen.toml").exists()
+
+
+def test_init_gitlab_with_broken_settings_ends_with_3_and_writes_nothing(shell: Shell) -> None:
+    (shell.directory / "bluegreen.toml").write_text("service = 7\n")
+    assert shell("init", "--gitlab").code == 3
+    assert not (shell.directory / ".gitlab-ci.yml").exists()
+
+
+def test_gitlab_render_needs_no_settings_file(shell: Shell) -> None:
+    (shell.directory / "bluegreen.toml").unlink()
+    ran = shell("gitlab", "render", "--domain", "gitlab.example.com", "--registry-port", "8001", "--http-registry")
+    assert ran.code == 0
+    assert ran.out == Server(domain="gitlab.example.com", registry_port=8001, http_registry=True).render()
+
+
+def test_gitlab_render_takes_every_option_of_the_server(shell: Shell) -> None:
+    options: dict[str, Any] = {
+        "domain": "gitlab.example.com",
+        "gitlab_version": "17.11",
+        "port": 8443,
+        "certificate": "/tls/a.crt",
+        "key": "/tls/a.key",
+        "redirect_port": 8000,
+        "data_directory": "/data/gitlab_data",
+        "registry_port": 8001,
+        "registry_directory": "/data/images",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    ran = shell("gitlab", "render", *words, "--https", "--redirect")
+    assert ran == Ran(0, Server(**options, https=True, redirect=True).render(), "")
+    ran = shell("gitlab", "render", "--domain", "gitlab.example.com", "--no-redirect")
+    assert ran.out == Server(domain="gitlab.example.com", redirect=False).render()
+    ran = shell("gitlab", "render", "--domain", "gitlab.example.com", "--http")
+    assert ran.out == Server(domain="gitlab.example.com", https=False).render()
+
+
+def test_gitlab_render_names_the_option_that_cannot_be(shell: Shell) -> None:
+    ran = shell("gitlab", "render", "--domain", "gitlab.example.com", "--data-directory", "/a'; system('id'); '")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--data-directory: " in ran.err
 
 
 def test_down_asks_and_takes_no_for_an_answer(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

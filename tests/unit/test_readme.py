@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
+
+import click
+from click.testing import CliRunner
 
 from bluegreen.cli import main
 from bluegreen.settings import parse
@@ -26,3 +30,10 @@ def test_readme_names_every_command() -> None:
 def test_every_page_that_readme_links_is_there() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_what_docs_show_of_gitlab_rb_is_what_the_command_beside_it_prints() -> None:
+    page = (ROOT / "docs/gitlab.md").read_text()
+    shown = re.search(r"```sh\nbluegreen (gitlab render .*)\n```\n\n```ruby\n(.*?)```", page, re.DOTALL)
+    assert shown
+    assert CliRunner().invoke(click.Group(commands=main.commands), shlex.split(shown[1])).output == shown[2]
