@@ -21,12 +21,16 @@ def receipt(
     result: str,
     events: list[Event],
     *,
+    probe: str = "http",
     witness: Witness | None = None,
     cut: int = 0,
     leftover: list[str] | None = None,
     reason: str = "",
 ) -> dict[str, Any]:
-    """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed."""
+    """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
+
+    With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
+    """
     return {
         "service": service,
         "run": run,
@@ -35,6 +39,7 @@ def receipt(
         "to": plan.release.name,
         "result": result,
         "reason": reason or plan.reason,
+        "probe": probe,
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
         "cut": cut,
