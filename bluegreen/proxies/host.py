@@ -6,8 +6,10 @@ for what it must remember. It edits nothing else, and starts and stops nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -18,6 +20,9 @@ from bluegreen.runtimes.session import LocalSession
 from bluegreen.settings import Settings
 
 STATE = "/var/lib/bluegreen"
+
+PATIENCE = 10
+"""How many looks, 0.05 s apart, are taken at the file with the proxy's process id until there is none."""
 
 
 class ProxyHost:
@@ -64,13 +69,15 @@ class ProxyHost:
             return False
 
     def master(self) -> int:
-        try:
-            return int(self.agent.read(self._host.pid_file).split()[0])
-        except (AgentError, IndexError, ValueError) as error:
-            raise Failed(
-                f"{self.name} does not run, or writes no {self._host.pid_file}",
-                hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
-            ) from error
+        # HAProxy writes the file anew at every reload: for a moment it is not there, or empty.
+        for _ in range(PATIENCE):
+            with contextlib.suppress(AgentError, IndexError, ValueError):
+                return int(self.agent.read(self._host.pid_file).split()[0])
+            time.sleep(0.05)
+        raise Failed(
+            f"{self.name} does not run, or writes no {self._host.pid_file}",
+            hint=f"start it: systemctl start {self.kind}; or set proxy.host.pid_file",
+        )
 
     def boot(
         self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
