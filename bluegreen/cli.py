@@ -226,6 +226,7 @@ def watch(config: Path | None, seconds: float | None, rate: float, as_json: bool
         rate=rate,
         seconds=seconds,
         ca=settings.ca,
+        kind=settings.probe_kind,
     )
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))

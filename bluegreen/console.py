@@ -74,8 +74,12 @@ class Console:
         self.line(f"{receipt['action']} {way}: {receipt['result']}" + _because(receipt))
         requests = receipt["requests"]
         if receipt["witness"] and requests["total"]:
-            shares = ", ".join(f"{name} {count}" for name, count in requests["by_release"].items())
-            self.line(f"  witness  {requests['total']} requests, {requests['failed']} failed ({shares})")
+            if receipt["probe"] == "tcp":
+                words = "connections, {failed} not accepted; which release took them, they don't tell"
+            else:
+                shares = ", ".join(f"{name} {count}" for name, count in requests["by_release"].items())
+                words = f"requests, {{failed}} failed ({shares})"
+            self.line(f"  witness  {requests['total']} " + words.format(failed=requests["failed"]))
             for failure in requests["failures"]:
                 self.line(f"           {failure['count']} x {failure['why']} ({failure['connection']} connection)")
             for phase in ("before", "during", "after"):

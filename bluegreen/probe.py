@@ -34,12 +34,16 @@ def mismatch(settings: Settings, release: Release, answer: Answer) -> str:
 
 def ask_replica(settings: Settings, release: Release, proxy: Proxy, endpoint: Endpoint) -> str:
     """One try at one replica, from the proxy's place: why the answer is not the right one, or empty."""
+    if settings.probe_kind == "tcp":
+        return _connect(lambda: proxy.connect_to(endpoint, ONE_TRY), str(endpoint))
     host = settings.probe.host or str(endpoint)
     return _ask(settings, release, lambda: proxy.get_from(endpoint, settings.probe.path, host, ONE_TRY))
 
 
 def ask_proxy(settings: Settings, release: Release, proxy: Proxy) -> str:
     """One try through the proxy, as clients come: why the answer is not the right one, or empty."""
+    if settings.probe_kind == "tcp":
+        return _connect(lambda: proxy.connect(ONE_TRY), settings.proxy.listen)
     host = public_host(settings) or settings.proxy.listen
     return _ask(settings, release, lambda: proxy.get(settings.probe.path, host, ONE_TRY))
 
@@ -56,6 +60,14 @@ def _ask(settings: Settings, release: Release, get: Callable[[], Answer]) -> str
         return mismatch(settings, release, get())
     except AgentError as error:
         return f"{settings.probe.path}: {error.message}"
+
+
+def _connect(connect: Callable[[], None], where: str) -> str:
+    try:
+        connect()
+    except AgentError as error:
+        return f"a connection to {where}: {error.message}"
+    return ""
 
 
 def wait_until_right(

@@ -21,6 +21,7 @@ def receipt(
     result: str,
     events: list[Event],
     *,
+    probe: str = "http",
     witness: Witness | None = None,
     cut: int = 0,
     websockets: tuple[int, int] = (0, 0),
@@ -30,6 +31,7 @@ def receipt(
     """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
 
     `websockets` are those open to the old colour at the switch, and those that its end closed.
+    With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
     """
     return {
         "service": service,
@@ -39,6 +41,7 @@ def receipt(
         "to": plan.release.name,
         "result": result,
         "reason": reason or plan.reason,
+        "probe": probe,
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
         "cut": cut,

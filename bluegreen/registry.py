@@ -6,6 +6,7 @@ stream of an answer that began well.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import ssl
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
@@ -23,8 +24,14 @@ from bluegreen.errors import Failed, SettingsError
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
+if TYPE_CHECKING:
+    import httpx
+
 TRIES = 5
 """How often something is tried that fails in a way that may pass."""
+
+LIMIT = 60.0
+"""Seconds after which it is not tried again: the engine itself tries each part of a push for about as long."""
 
 LONGEST_WAIT = 20.0
 """Seconds between two tries, at most; the first pause is of one second, and each is twice the one before."""
@@ -266,19 +273,26 @@ class Registry:
                 f"the engine does not trust the certificate of {server}: {words}",
                 hint=f"on the engine's machine, put its authority into /etc/docker/certs.d/{server}/ca.crt",
             )
-        if _REFUSED.search(words):
+        if _REFUSED.search(words) and not self._in_trouble():
             found = used or self._credentials()
             who = f"{found.user} (from {found.source})" if found else "a client without credentials"
             return Failed(f"{server} does not let {who} {action} {reference}: {words}", hint=_rights(action, server))
-        kind = Passing if _PASSING.search(words) else Failed
+        kind = Passing if _PASSING.search(words) or _REFUSED.search(words) else Failed
         return kind(f"{server} can't {action} {reference}: {words}" if action != "look for" else f"{server}: {words}")
 
+    def _in_trouble(self) -> bool:
+        """Whether the registry fails itself: the engine takes a 502 of its first page for the want of a password."""
+        status = first_page(self._server)
+        return status is not None and (status == 429 or status >= 500)
+
     def _persistently(self, work: Callable[[], Result], progress: Progress) -> Result:
-        pause = 1.0
+        pause, begun = 1.0, time.monotonic()
         for _ in range(TRIES - 1):
             try:
                 return work()
             except Passing as error:
+                if time.monotonic() - begun > LIMIT:
+                    raise
                 progress(f"{error.message}; again in {pause:g} s")
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_WAIT)
@@ -301,6 +315,27 @@ def _rights(action: str, server: str) -> str:
     return "a token needs read_registry, and its user at least Reporter in the project"
 
 
+def first_page(server: str) -> int | None:
+    """The status of the registry's first page, asked by this process; None if it does not reach it."""
+    import httpx
+
+    for scheme in ("https", "http"):
+        with contextlib.suppress(httpx.HTTPError), _client(server) as client:
+            return client.get(f"{scheme}://{server}/v2/").status_code
+    return None
+
+
+def _client(server: str) -> httpx.Client:
+    """One that trusts what an engine on this machine would trust."""
+    import httpx
+
+    context = ssl.create_default_context()
+    authority = Path(f"/etc/docker/certs.d/{server}/ca.crt")
+    if authority.exists():
+        context.load_verify_locations(authority)
+    return httpx.Client(verify=context, timeout=10, trust_env=False)
+
+
 def may_push(server: str, repository: str, used: Credentials | None) -> bool | None:
     """Whether the registry lets these credentials begin a push; None where this machine can't find out.
 
@@ -311,14 +346,10 @@ def may_push(server: str, repository: str, used: Credentials | None) -> bool | N
 
     path = repository.removeprefix(f"{server}/")
     auth = httpx.BasicAuth(used.user, used.password) if used else None
-    context = ssl.create_default_context()
-    authority = Path(f"/etc/docker/certs.d/{server}/ca.crt")
-    if authority.exists():
-        context.load_verify_locations(authority)
     for scheme in ("https", "http"):
         address = f"{scheme}://{server}/v2/{path}/blobs/uploads/"
         try:
-            with httpx.Client(verify=context, timeout=10, trust_env=False) as client:
+            with _client(server) as client:
                 answer, headers = client.post(address), dict[str, str]()
                 challenge = answer.headers.get("WWW-Authenticate", "")
                 if challenge.lower().startswith("bearer "):

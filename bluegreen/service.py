@@ -144,9 +144,17 @@ class Service:
         return f"{image.reference} {image.size / 1e6:.1f} MB"
 
     def push(self, name: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
-        """The registry has the release's image, which is given by its digest. Raises Failed; see `Registry.push`."""
-        reference = self.settings.reference(Release(name))
-        return self.settings.content(self._need_registry().push(reference, progress, overwrite=overwrite))
+        """The registry has the release's image, which is given by its digest.
+
+        It is built unless the engine or the registry has it. Raises Failed; see `Registry.push`.
+        """
+        registry, reference = self._need_registry(), self.settings.reference(Release(name))
+        if not self.runtime.image(reference):
+            published = registry.digest(reference, progress)
+            if published:
+                return self.settings.content(published)
+            self.runtime.build(Release(name), progress)
+        return self.settings.content(registry.push(reference, progress, overwrite=overwrite))
 
     def log_in(self, user: str | None, password: str | None) -> str:
         """The registry takes the user, or the credentials that a run would use; see `Registry.log_in`."""
@@ -268,7 +276,7 @@ class Service:
     ) -> dict[str, Any]:
         _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        host = self.runtime.name
+        host, kind = self.runtime.name, self.settings.probe_kind
 
         threading.Thread(target=_warm_up, name="imports", daemon=True).start()
 
@@ -289,10 +297,10 @@ class Service:
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
-                    return receipt(self.settings.service, run_id, plan, "done", self.events)
+                    return receipt(self.settings.service, run_id, plan, "done", self.events, probe=kind)
             plan = planner(observed)
             if plan.unchanged:
-                return receipt(self.settings.service, run_id, plan, "unchanged", self.events)
+                return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -351,6 +359,7 @@ class Service:
             run.plan,
             result,
             self.events,
+            probe=self.settings.probe_kind,
             witness=run.witness,
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
@@ -362,15 +371,18 @@ class Service:
         """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""
         settings = self.settings
         releases = [plan.release, *([plan.from_release] if plan.from_release else [])]
+        # In tcp mode a connection that is kept alive stays with the old release, which would wait for it to end.
+        kept = settings.witness.connections if settings.proxy.mode == "http" else 0
         witness = Witness(
             settings.proxy.url,
             settings.probe.path,
             host=public_host(settings),
             expected={release.name: settings.expected_body(release) for release in releases},
             rate=settings.witness.rate,
-            connections=settings.witness.connections,
+            connections=kept,
             timeout=settings.witness.timeout,
             ca=settings.ca,
+            kind=settings.probe_kind,
         )
         if observed.live:
             reason = witness.reachable()

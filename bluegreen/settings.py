@@ -369,13 +369,20 @@ _BALANCE = re.compile(
 )
 
 
+TcpBalance = Literal["roundrobin", "static-rr", "leastconn", "source"]
+"""How connections are spread, of which nothing is known but the client's address."""
+
+
 def _balance(value: str, info: ValidationInfo) -> str:
+    value = value or ("leastconn" if info.data.get("mode") == "tcp" else "roundrobin")
     match = _BALANCE.fullmatch(value)
     if not match:
         raise ValueError(
             f"{_shown(value)} is none of roundrobin, static-rr, leastconn, source, uri, uri len N, uri depth N,"
             " uri len N depth N, url_param NAME and hdr(NAME)"
         )
+    if info.data.get("mode") == "tcp" and value not in get_args(TcpBalance):
+        raise ValueError(f"{_shown(value)} looks at requests; in tcp mode: {', '.join(get_args(TcpBalance))}")
     if info.data.get("kind") == "nginx":
         if match["limits"]:
             raise ValueError("uri with len or depth is HAProxy's; nginx knows uri alone")
@@ -428,7 +435,7 @@ def _path_or_true(value: object) -> object:
     raise ValueError(f'{_shown(value)} is neither true, nor false, nor a path such as "/health"')
 
 
-def _stats_bind(value: str) -> str:
+def _published(value: str) -> str:
     value = _listen(value)
     if int(value.rpartition(":")[2]) in _TAKEN:
         raise ValueError(f"{_shown(value)}: the ports {', '.join(map(str, _TAKEN))} are taken inside the proxy")
@@ -436,6 +443,7 @@ def _stats_bind(value: str) -> str:
 
 
 _TAKEN = (8078, 8079, 8080, 8443)
+"""The ports that are the proxy's own inside its container."""
 
 
 def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -576,6 +584,11 @@ class AppTable(Table):
 class ProbeTable(Table):
     """When a release counts as ready: consecutive right answers from every replica."""
 
+    kind: Literal["http", "tcp"] | None = Field(
+        default=None,
+        description="What a right answer is: that of the app over http, or that its port accepts a connection (tcp)."
+        " Default: http, and tcp where proxy.mode is tcp.",
+    )
     path: Annotated[str, AfterValidator(_path)] = Field(default="/version", description="The path that is asked for.")
     body: Annotated[str, AfterValidator(_body)] | None = Field(
         default=None,
@@ -667,6 +680,10 @@ class HostTable(Table):
     )
     socket: Annotated[str, AfterValidator(_absolute)] = Field(
         default="/run/haproxy/admin.sock", description="HAProxy's admin socket (`stats socket ... level admin`)."
+    )
+    streams: Annotated[str, AfterValidator(_absolute)] = Field(
+        default="/etc/nginx/streams.d",
+        description="The directory that nginx's main config file includes in `stream`, for mode tcp and static.",
     )
     reload: Annotated[tuple[Annotated[str, _matching(r"[A-Za-z0-9_./:=@+,-]+", "a word")], ...], _List] = Field(
         default=(),
@@ -781,7 +798,7 @@ class StatsTable(Table):
     uri: Annotated[str, _matching(r"(?:/[A-Za-z0-9_.-]+)+", 'a path such as "/admin"')] | None = Field(
         default=None, description="The page's path. Default: there is no such page."
     )
-    bind: Annotated[str, AfterValidator(_stats_bind)] | None = Field(
+    bind: Annotated[str, AfterValidator(_published)] | None = Field(
         default=None,
         description="The address of the engine's host that it is published on, when the proxy's container is made."
         " Default: the service's own.",
@@ -860,10 +877,70 @@ class HAProxyTable(Table):
         return self
 
 
+def _names_a_machine(value: str) -> str:
+    if ipaddress.ip_address(value.rpartition(":")[0].strip("[]")).is_unspecified:
+        raise ValueError(f"{_shown(value)} is the address of no machine")
+    return value
+
+
+_NOT_FOR_TCP = "must be left out in tcp mode, in which nobody looks into connections"
+
+Silence = Annotated[Duration, _between("1s", "24h")]
+Acceptance = Annotated[Duration, _between("100ms", "1m")]
+
+
+class TcpTable(Table):
+    """How connections are carried in tcp mode."""
+
+    timeout: Silence = Field(default=300.0, description="How long a connection may be silent before it is closed.")
+    connect_timeout: Acceptance = Field(default=1.0, description="How long the app may take to accept a connection.")
+
+
+class StaticTable(Table):
+    """A plain TCP load balancer in front of fixed servers, beside the service."""
+
+    name: Annotated[
+        str, _matching(_SERVICE.pattern, "a name: a-z, 0-9, _ and -, at most 41, a letter or digit first")
+    ] = Field(description="Its name.")
+    listen: Annotated[str, AfterValidator(_published)] = Field(
+        description="Where clients reach it: IPv4:port or [IPv6]:port."
+    )
+    servers: Annotated[
+        tuple[Annotated[str, AfterValidator(_listen), AfterValidator(_names_a_machine)], ...],
+        Field(strict=False, min_length=1, max_length=100),
+        AfterValidator(_distinct),
+    ] = Field(description="The servers, as addresses with a port.")
+    balance: TcpBalance = Field(
+        default="leastconn",
+        description="How connections are spread: to the server with the fewest (leastconn), in turn (roundrobin,"
+        " static-rr), or by the client's address (source).",
+    )
+    timeout: Silence = Field(default=300.0, description="How long a connection may be silent before it is closed.")
+    connect_timeout: Acceptance = Field(default=1.0, description="How long a server may take to accept a connection.")
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`, on the host and in the proxy's container."""
+        return int(self.listen.rpartition(":")[2])
+
+
+def _apart(values: tuple[StaticTable, ...]) -> tuple[StaticTable, ...]:
+    for key in ("name", "port"):
+        found = [getattr(value, key) for value in values]
+        for value in found:
+            if found.count(value) > 1:
+                raise ValueError(f"two entries have the {key} {value}")
+    return values
+
+
 class ProxyTable(Table):
     """The proxy that carries the traffic."""
 
     kind: Literal["nginx", "haproxy"] = Field(default="nginx", description="Which proxy.")
+    mode: Literal["http", "tcp"] = Field(
+        default="http",
+        description="What is carried: HTTP requests, or TCP connections of any kind (tcp; one service an address).",
+    )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
@@ -894,16 +971,21 @@ class ProxyTable(Table):
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
     )
     balance: Annotated[str, AfterValidator(_balance)] = Field(
-        default="roundrobin",
-        description="How requests are spread over the replicas: roundrobin, static-rr, leastconn, source, uri,"
-        " url_param NAME or hdr(NAME); with HAProxy also uri len N, uri depth N or both.",
+        default="",
+        validate_default=True,
+        description="How requests are spread over the replicas: roundrobin (the default), static-rr, leastconn (that of"
+        " tcp mode), source, uri, url_param NAME or hdr(NAME); with HAProxy also uri len N, uri depth N or both.",
     )
     max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
     read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
     host: HostTable = Field(default_factory=HostTable, validate_default=True)
+    tcp: TcpTable = Field(default_factory=TcpTable)
     haproxy: HAProxyTable = Field(default_factory=HAProxyTable)
+    static: Annotated[tuple[StaticTable, ...], _List, AfterValidator(_apart)] = Field(
+        default=(), description="Plain TCP load balancers in front of fixed servers, carried by the same proxy."
+    )
 
     @field_validator("host")
     @classmethod
@@ -936,11 +1018,48 @@ class ProxyTable(Table):
         """Whether the service is served by plain http."""
         return not self.redirects and self.tls_listen != self.listen
 
+    @property
+    def live(self) -> bool:
+        """Whether traffic is switched in place."""
+        return self.switch != "reload" and not (self.kind == "nginx" and self.mode == "tcp")
+
+    @field_validator("tls", "hosts", "max_body", "read_timeout")
+    @classmethod
+    def _only_for_requests(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("mode") == "tcp":
+            raise ValueError(_NOT_FOR_TCP)
+        return value
+
+    @field_validator("switch")
+    @classmethod
+    def _possible(cls, value: str, info: ValidationInfo) -> str:
+        if value == "live" and (info.data.get("kind"), info.data.get("mode")) == ("nginx", "tcp"):
+            raise ValueError("can't be live with nginx in tcp mode, which only a reload switches: use reload or auto")
+        return value
+
     @field_validator("haproxy")
     @classmethod
     def _only_for_haproxy(cls, value: HAProxyTable, info: ValidationInfo) -> HAProxyTable:
         if info.data.get("kind") == "nginx" and _says_something(value.model_dump(exclude_unset=True)):
             raise ValueError("goes with proxy.kind = 'haproxy' only, not with 'nginx'")
+        if info.data.get("mode") == "tcp":
+            for key, wrong in (("httpclose", value.httpclose), ("cookie", value.cookie.name)):
+                if wrong:
+                    raise PydanticCustomError("tcp", _NOT_FOR_TCP, {"key": key})
+            if value.stats.uri and not value.stats.bind:
+                raise PydanticCustomError("tcp", "needs a bind of its own in tcp mode", {"key": "stats"})
+        return value
+
+    @field_validator("static")
+    @classmethod
+    def _beside_the_service(cls, value: tuple[StaticTable, ...], info: ValidationInfo) -> tuple[StaticTable, ...]:
+        tls, haproxy = info.data.get("tls"), info.data.get("haproxy")
+        stats = haproxy.stats.bind if haproxy else None
+        for entry in value:
+            if entry.listen in (info.data.get("listen"), tls and tls.listen):
+                raise ValueError(f"{entry.name} listens on {entry.listen}, as the service does")
+            if stats and stats.rpartition(":")[2] == str(entry.port):
+                raise ValueError(f"{entry.name} listens on port {entry.port}, as proxy.haproxy.stats.bind does")
         return value
 
     @field_validator("url", mode="before")
@@ -1071,6 +1190,11 @@ class Settings(Table):
         """What names an image by its content: `repository@digest` with a registry, else the id that `digest` is."""
         return f"{self.repository}@{digest}" if self.registry.server else digest
 
+    @property
+    def probe_kind(self) -> Literal["http", "tcp"]:
+        """What the probe and the witness ask for: an answer over http, or an accepted connection."""
+        return self.probe.kind or self.proxy.mode
+
     def expected_body(self, release: Release) -> str | None:
         """What the probe of `release` must answer, white space around it aside; None if any 2xx will do."""
         if self.probe.body is None:
@@ -1088,6 +1212,26 @@ class Settings(Table):
             valid = isinstance(service, str) and _SERVICE.fullmatch(service)
             return {**data, "image": {**image, "repository": service if valid else "x"}}
         return data
+
+    @field_validator("proxy")
+    @classmethod
+    def _probed_as_it_can_be(cls, proxy: ProxyTable, info: ValidationInfo) -> ProxyTable:
+        probe = info.data.get("probe")
+        if probe is None:
+            return proxy
+        words = ""
+        if proxy.mode == "http" and probe.kind == "tcp":
+            words = 'must be "tcp" for probe.kind = "tcp": an accepted connection says nothing of the app behind HTTP'
+        elif (probe.kind or proxy.mode) == "tcp":
+            unused = [f"probe.{key}" for key in ("path", "body", "host") if key in probe.model_fields_set]
+            if unused:
+                words = (
+                    f"makes the probe a connection, which has no use for {', '.join(unused)}:"
+                    ' probe.kind = "http" asks the app'
+                )
+        if words:
+            raise PydanticCustomError("probe", "{words}", {"key": "mode", "words": words})
+        return proxy
 
     @field_validator("network")
     @classmethod

@@ -210,6 +210,8 @@ class Probe(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if settings.probe_kind == "tcp":
+            return f"connect until it is accepted {settings.probe.successes} times in a row"
         expected = settings.expected_body(plan.release)
         answer = f"{expected!r}" if expected is not None else "2xx"
         return f"ask {settings.probe.path} until it answers {answer} {settings.probe.successes} times in a row"
@@ -288,6 +290,8 @@ class Verify(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if settings.probe_kind == "tcp":
+            return f"connect through the proxy until it is accepted {settings.probe.successes} times in a row"
         return f"ask for {settings.probe.path} through the proxy until {plan.release} answers"
 
     def do(self, run: Run) -> str:
@@ -302,7 +306,8 @@ class Verify(Step):
             timeout=VERIFY_TIMEOUT,
             look=look,
         )
-        return f"{run.release} answered {run.settings.probe.successes} times in a row, after {tries} tries"
+        who = "the proxy's port" if run.settings.probe_kind == "tcp" else f"{run.release}"
+        return f"{who} answered {run.settings.probe.successes} times in a row, after {tries} tries"
 
 
 class Bake(Step):

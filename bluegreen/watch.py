@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bluegreen.witness import Answer, Prober, Tally, latency_ms, percentiles_ms, shown, ticks
+from bluegreen.witness import Answer, Connector, Prober, Tally, latency_ms, percentiles_ms, shown, ticks
 
 
 def watch(
@@ -23,18 +23,21 @@ def watch(
     seconds: float | None = None,
     timeout: float = 5.0,
     ca: Path | None = None,
+    kind: str = "http",
 ) -> dict[str, Any]:
     """Sends `rate` requests a second on fresh connections until `stop`, Ctrl-C or the end of `seconds`.
 
     Emits a plain line every second and whenever the answer changes, and at the end a summary in a few lines.
     Returns that summary: `total`, `ok`, `failed`, `by_answer`, `failures` and `latency_ms` {`p50`, `p99`,
-    `max`}. `timeout` is in seconds. A request that fails is counted and never raises. Raises ValueError for a
-    rate that is not above 0.
+    `max`}. `timeout` is in seconds. A request that fails is counted and never raises. With the kind `tcp` it
+    opens connections and sends nothing on them. Raises ValueError for a rate that is not above 0.
     """
     if rate <= 0:
         raise ValueError("a rate has to be above 0")
     tally, span = Tally(), _Span()
-    prober = Prober(url, path, host=host, timeout=timeout, ca=ca)
+    prober: Prober | Connector = (
+        Connector(url, timeout=timeout) if kind == "tcp" else Prober(url, path, host=host, timeout=timeout, ca=ca)
+    )
     with contextlib.closing(prober), contextlib.suppress(KeyboardInterrupt):
         for _ in ticks(rate, stop, seconds=seconds):
             answer = prober.ask()

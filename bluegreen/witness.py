@@ -10,6 +10,8 @@ import contextlib
 import functools
 import math
 import re
+import select
+import socket
 import threading
 import time
 from array import array
@@ -19,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from bluegreen.errors import SettingsError
 
@@ -37,6 +40,9 @@ BODY_LIMIT = 64 * 1024
 RECORD_LIMIT = 100_000
 OUTCOME_LIMIT = 500
 SHOWN_LIMIT = 60
+
+LOOK = 0.1
+"""Seconds for which a `Connector` looks whether a connection is closed at once."""
 
 STOP_GRACE = 2.0
 """Seconds that `Witness.stop` waits, at most, for requests in flight."""
@@ -143,6 +149,44 @@ class Prober:
         if any(isinstance(cause, ConnectionResetError) for cause in causes):
             return RESET[FRESH]
         return "not HTTP" if isinstance(error, httpx.ProtocolError) else "no connection"
+
+
+class Connector:
+    """One client that opens connections to the address of a url, sends nothing on them and closes them.
+
+    A connection is good that was accepted and not closed at once, as a proxy does when nobody answers behind it.
+    `timeout` is in seconds.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.address = f"{parts.hostname}:{self._port}"
+        self._timeout = timeout
+
+    def ask(self) -> Answer:
+        """Opens one connection and returns how that ended, whatever happened."""
+        why = detail = ""
+        sent = time.monotonic()
+        took = 0.0
+        try:
+            with socket.create_connection((self._host, self._port), self._timeout) as connection:
+                took = time.monotonic() - sent
+                if select.select([connection], [], [], LOOK)[0] and not connection.recv(1):
+                    why = "closed at once"
+        except TimeoutError:
+            why = "timeout"
+        except ConnectionRefusedError:
+            why = "refused"
+        except ConnectionResetError:
+            why = RESET[FRESH]
+        except OSError as error:
+            why, detail = "no connection", shown(str(error), 200)
+        return Answer(sent, took or time.monotonic() - sent, FRESH, 0, "" if why else "accepted", why, detail)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 def _trust(url: str, ca: Path | None) -> ssl.SSLContext | Literal[False]:
@@ -301,8 +345,8 @@ class Tally:
 
 
 def latency_ms(requests: Iterable[Record]) -> dict[str, float | None]:
-    """p50, p99 and maximum in milliseconds of the requests that got an answer of any status."""
-    return percentiles_ms(request.seconds for request in requests if request.outcome.status)
+    """p50, p99 and maximum in milliseconds of the requests that got an answer of any status, or a connection."""
+    return percentiles_ms(request.seconds for request in requests if request.outcome.status or request.outcome.ok)
 
 
 def percentiles_ms(seconds: Iterable[float]) -> dict[str, float | None]:
@@ -342,7 +386,7 @@ class Witness:
     `expected` maps a release's name to the trimmed body that tells it, or to None where nothing does. With
     one name alone it is a first deploy. `rate` is in requests a second, shared evenly by `connections`
     connections that are kept alive and one line that opens a fresh connection for each request. `timeout` is
-    in seconds. Any thread may call any method.
+    in seconds. With the kind `tcp` connections are opened instead, each a fresh one. Any thread may call any method.
 
     Raises ValueError for a rate that is not above 0 or a negative number of connections, and SettingsError if `ca`,
     the only authority that is trusted, can't be used.
@@ -359,10 +403,12 @@ class Witness:
         connections: int,
         timeout: float,
         ca: Path | None = None,
+        kind: str = "http",
     ) -> None:
         if rate <= 0 or connections < 0:
             raise ValueError("a witness needs a rate above 0 and no negative number of connections")
         self._url, self._path, self._host, self._timeout, self._ca = url, path, host, timeout, ca
+        self._tcp = kind == "tcp"
         if ca:
             _trust(url, ca)
         self._expected = dict(expected)
@@ -382,10 +428,10 @@ class Witness:
         self._committed = False
 
     def reachable(self) -> str | None:
-        """None if one request got any answer over HTTP, else what is wrong, in words."""
+        """None if one request got any answer over HTTP, or one connection was accepted, else what is wrong."""
         with contextlib.closing(self._prober()) as prober:
             answer = prober.ask()
-        if answer.status:
+        if answer.status or not answer.why:
             return None
         address = re.sub(r"//[^/@]*@", "//", prober.address)
         detail = f" ({answer.detail})" if answer.detail else ""
@@ -480,7 +526,8 @@ class Witness:
                 if outcome.ok and outcome.label in (flip.release, UNTOLD):
                     judged_from[kind] = record.sent
                 continue
-            after = f"{self._path}, sent {record.sent - flip.at:.2f} s after the switch"
+            what = "a connection" if self._tcp else self._path
+            after = f"{what}, sent {record.sent - flip.at:.2f} s after the switch"
             if outcome.status >= 500:
                 return f"{outcome.why} for {after}"
             if outcome.why == WRONG:
@@ -546,7 +593,9 @@ class Witness:
         finally:
             prober.close()
 
-    def _prober(self, *, fresh: bool = True) -> Prober:
+    def _prober(self, *, fresh: bool = True) -> Prober | Connector:
+        if self._tcp:
+            return Connector(self._url, timeout=self._timeout)
         return Prober(self._url, self._path, host=self._host, fresh=fresh, timeout=self._timeout, ca=self._ca)
 
     def _classify(self, answer: Answer) -> tuple[str, str]:

@@ -462,6 +462,12 @@ class FakeProxy:
         with self._process.call("get_from"):
             return self._world.ask(endpoint)
 
+    def connect(self, timeout: float) -> None:
+        self.get("/", "any", timeout)
+
+    def connect_to(self, endpoint: Endpoint, timeout: float) -> None:
+        self.get_from(endpoint, "/", "any", timeout)
+
     def remove(self) -> list[str]:
         with self._process.call("remove_proxy"):
             if self._world.proxy is None:

@@ -13,7 +13,8 @@ from bluegreen.proxies.host import ProxyHost
 from bluegreen.settings import Settings
 
 NGINX = """
-mkdir -p /etc/nginx/conf.d
+mkdir -p /etc/nginx/conf.d /etc/nginx/streams.d
+{streams}
 exec nginx -g "daemon off;"
 """
 HAPROXY = """
@@ -45,14 +46,23 @@ class PlayedHost(ProxyHost):
 
 @contextlib.contextmanager
 def installed(
-    engine: docker.DockerClient, name: str, image: str, ports: Sequence[int], *, whole: bool = False
+    engine: docker.DockerClient,
+    name: str,
+    image: str,
+    ports: Sequence[int],
+    *,
+    whole: bool = False,
+    streams: bool = False,
 ) -> Iterator[Any]:
     """A container in which the proxy runs as on a host, with these ports published on the loopback address.
 
-    With `whole`, HAProxy has been told to read the directory that goes with `proxy.host.whole`.
+    With `whole`, HAProxy has been told to read the directory that goes with `proxy.host.whole`; with `streams`, nginx
+    the one of its stream module.
     """
     directory = "/var/lib/bluegreen/services" if whole else "/etc/haproxy/conf.d"
-    start = NGINX if image.startswith("nginx") else HAPROXY.replace("{directory}", directory)
+    include = "echo 'stream { include /etc/nginx/streams.d/*.conf; }' >>/etc/nginx/nginx.conf" if streams else ""
+    start = NGINX if image.startswith("nginx") else HAPROXY
+    start = start.replace("{directory}", directory).replace("{streams}", include)
     machine = engine.containers.run(
         image,
         ["-ec", start],

@@ -68,6 +68,7 @@ class Options:
     slow: int = 4  # clients: GET /slow
     stream: int = 2  # clients: GET /stream
     upload: int = 0  # clients: POST /echo, sent bit by bit
+    closing: int = 0  # 1: every client has its connection closed after each answer, as a TCP proxy can't do it
     post: float = 0.2  # the part of POST in the requests of keepalive clients
     rate: float = 400.0  # requests/s of all keepalive and fresh clients; 0: no thinking time at all
     timeout: float = 30.0  # for an answer, beyond the time that the request itself asks for
@@ -282,7 +283,7 @@ class Client:
         self.seconds: float = getattr(self.options, asked[kind]) if kind in asked else 0.0
         path = f"/{kind}?seconds={self.seconds:g}" if kind in ("slow", "stream") else "/version"
         headers = f" HTTP/1.1\r\nHost: {self.options.host or parts.netloc}\r\n"
-        if kind == "fresh":
+        if kind == "fresh" or self.options.closing:
             headers += "Connection: close\r\n"
         self.get = f"GET {path}{headers}\r\n".encode()
         self.post = f"POST /echo{headers}Content-Type: application/octet-stream\r\n".encode()

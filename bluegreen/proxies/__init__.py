@@ -54,6 +54,12 @@ class Proxy(Protocol):
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         """The answer of one replica, asked from the proxy's place."""
 
+    def connect(self, timeout: float) -> None:
+        """A connection as clients make it, through the proxy, was taken and not closed at once. Raises AgentError."""
+
+    def connect_to(self, endpoint: Endpoint, timeout: float) -> None:
+        """The same of one replica, from the proxy's place."""
+
     def remove(self) -> list[str]:
         """Nothing of this service is left in the proxy; the proxy is gone when it was its last. Says what went."""
 

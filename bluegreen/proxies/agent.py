@@ -17,6 +17,9 @@ from bluegreen.runtimes.session import Talk
 SILENCE = 60
 """Seconds without a word after which the process counts as gone; no verb takes longer."""
 
+LOOK = 0.1
+"""Seconds for which a connection that was taken is looked at: a proxy closes it when nobody answers behind it."""
+
 # States of /proc/net/tcp that hold no request: FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LISTEN.
 QUIET_STATES = frozenset({"05", "06", "07", "08", "0A"})
 
@@ -57,6 +60,10 @@ class Agent:
             return Answer(response.status, response.read().decode(errors="replace").strip())
         except (http.client.HTTPException, ValueError) as error:
             raise AgentError(f"not an HTTP answer: {error or raw[:80]!r}") from error
+
+    def connect(self, endpoint: Endpoint, *, timeout: float) -> None:
+        """A connection was taken and not closed at once. Raises AgentError when it was not."""
+        self.call("connect", endpoint.address, str(endpoint.port), f"{timeout:g}", f"{LOOK:g}")
 
     def read(self, path: str) -> str:
         return self.call("read", path).decode(errors="replace")

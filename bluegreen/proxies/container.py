@@ -38,10 +38,12 @@ class ProxyContainer:
         self.kind = settings.kind
         self.listen = settings.listen
         self.image = settings.image
+        self.mode = settings.mode
         tls = settings.tls_listen
-        self._ports = {f"{TLS_PORT}/tcp": _address(tls)} if tls else {}
+        self._ports: dict[str, str] = {f"{TLS_PORT}/tcp": tls} if tls else {}
         if tls != self.listen:
-            self._ports[f"{PORT}/tcp"] = _address(self.listen)
+            self._ports[f"{PORT}/tcp"] = self.listen
+        self._ports |= {f"{entry.port}/tcp": entry.listen for entry in settings.static}
         slug = re.sub(r"[^0-9A-Za-z.]+", "-", self.listen).strip("-")
         self.name = f"bluegreen-proxy-{slug}"
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
@@ -50,6 +52,7 @@ class ProxyContainer:
         self.agent = Agent(self._session)
         self.root = ROOT
         self.services = f"{ROOT}/services"
+        self.streams = f"{ROOT}/streams"
         self.prefix = ""
         self.main = f"{ROOT}/{MAIN[self.kind]}"
         self.pid_file = "/tmp/nginx.pid"
@@ -103,7 +106,7 @@ class ProxyContainer:
                 hint=f"free the address {self.listen}, or choose another proxy.listen",
             )
         elif networks:
-            self._check_ports(container)
+            self._check(container)
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -159,8 +162,8 @@ class ProxyContainer:
             raise SessionEnded(f"{self.name} does not run: {error.explanation or error}") from error
 
     def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
-        labels = {"bluegreen.proxy": self.kind}
-        ports = self._ports | {f"{address.rpartition(':')[2]}/tcp": _address(address) for address in published}
+        labels = {"bluegreen.proxy": self.kind, "bluegreen.mode": self.mode}
+        ports = self._ports | {f"{address.rpartition(':')[2]}/tcp": address for address in published}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
@@ -171,7 +174,7 @@ class ProxyContainer:
                 name=self.name,
                 labels=labels,
                 network=self._network,
-                ports=ports,
+                ports={inside: _address(address) for inside, address in ports.items()},
                 volumes={self.name: {"bind": ROOT, "mode": "rw"}},
                 restart_policy={"Name": "always"},
                 log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
@@ -182,19 +185,21 @@ class ProxyContainer:
         container.put_archive(ROOT, _archive(files))
         return container
 
-    @property
-    def _keys(self) -> str:
-        """The settings that say what is published."""
-        return "proxy.listen or proxy.tls.listen" if len(self._ports) > 1 else "proxy.listen"
-
-    def _check_ports(self, container: Any) -> None:
-        """Raises Failed if the container, whose ports were fixed when it was made, does not publish what it should."""
+    def _check(self, container: Any) -> None:
+        """Raises Failed if the container, made by an earlier run, can't carry what the settings ask for now."""
+        mode = container.labels.get("bluegreen.mode", "http")
+        if mode != self.mode:
+            raise Failed(
+                f"the proxy {self.name} was made for proxy.mode = {mode!r} and can't change it while it runs",
+                hint="bluegreen down, then deploy, which interrupts the service; or choose another proxy.listen",
+            )
         published = container.attrs["HostConfig"]["PortBindings"] or {}
-        for inside, (address, port) in self._ports.items():
+        for inside, listen in self._ports.items():
+            address, port = _address(listen)
             if {"HostIp": address, "HostPort": str(port)} not in (published.get(inside) or []):
-                what = "https" if inside == f"{TLS_PORT}/tcp" else "plain http"
+                what = {f"{TLS_PORT}/tcp": "https", f"{PORT}/tcp": "plain http"}.get(inside, "proxy.static")
                 raise Failed(
-                    f"the proxy {self.name} does not publish {address}:{port} for {what}, and the ports of a container"
+                    f"the proxy {self.name} does not publish {listen} for {what}, and the ports of a container"
                     " are fixed when it is made",
                     hint="`bluegreen down` for each service of this proxy and deploy again, which interrupts them;"
                     " or set another proxy.listen, which gets a proxy of its own",
@@ -208,15 +213,19 @@ class ProxyContainer:
             if new:
                 self.remove()
             if "already allocated" in words or "address already in use" in words:
-                ports = " or ".join(f"{address}:{port}" for address, port in self._ports.values())
-                sport = " or ".join(f"sport = :{port}" for _, port in self._ports.values())
+                taken = [each for each in self._ports.values() if re.search(rf":{_address(each)[1]}\b", words)]
+                taken = taken or list(self._ports.values())
+                sport = " or ".join(f"sport = :{_address(each)[1]}" for each in taken)
                 raise Failed(
-                    f"the address {ports} is taken by another program",
-                    hint=f"see which: ss -ltnp '{sport}'; or change {self._keys}",
+                    f"the address {' or '.join(taken)} is taken by another program",
+                    hint=f"see which: ss -ltnp '{sport}'; or change it in the settings of the proxy",
                 ) from error
             if "cannot assign requested address" in words:
-                hosts = " or ".join(dict.fromkeys(address for address, _ in self._ports.values()))
-                raise Failed(f"the engine's host has no address {hosts}", hint=f"change {self._keys}") from error
+                hosts = dict.fromkeys(each.rpartition(":")[0] for each in self._ports.values())
+                raise Failed(
+                    f"the engine's host has no address {' or '.join(hosts)}",
+                    hint="change it in the settings of the proxy",
+                ) from error
             raise Failed(f"the proxy {self.name} does not start: {words}") from error
         deadline = time.monotonic() + 10
         while True:

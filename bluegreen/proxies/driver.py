@@ -48,7 +48,7 @@ class Driver(ABC):
         self._state = f"{place.root}/state/{self._service}"
         self._secrets = f"{place.root}/tls"
         """The directory of the certificates and keys of all services."""
-        self._live = settings.proxy.switch != "reload"
+        self._live = settings.proxy.live
         self._version = ""
         self._leaving: set[int] | None = None
         """The workers from before this run's last reload; None when another run made it, or nobody."""
@@ -62,7 +62,7 @@ class Driver(ABC):
         how = "live" if self._live else "reload"
         if not self._place.running():
             return ProxyState(exists=self._place.exists(), switch=how)
-        config = self._agent.read(self._file) if self._agent.exists(self._file) else ""
+        config = self._standing()
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
         while config and colour is None:
@@ -83,8 +83,18 @@ class Driver(ABC):
             switch=how,
         )
 
+    def boot(self, networks: Sequence[str]) -> bool:
+        new = self._boot(networks)
+        if networks and self._settings.proxy.mode == "tcp" and ":" not in self._place.bind and self._others():
+            raise Failed(
+                f"{self.name} serves {', '.join(self._others())}, and in tcp mode an address is for one service",
+                hint="choose another proxy.listen",
+            )
+        return new
+
     @abstractmethod
-    def boot(self, networks: Sequence[str]) -> bool: ...
+    def _boot(self, networks: Sequence[str]) -> bool:
+        """The proxy runs and is attached to the networks. True if it did not exist before."""
 
     @abstractmethod
     def render(self, upstreams: Upstreams, colour: Colour) -> str: ...
@@ -121,6 +131,12 @@ class Driver(ABC):
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         return self._agent.get(endpoint, path, host=host, timeout=timeout)
 
+    def connect(self, timeout: float) -> None:
+        self._agent.connect(self._place.front, timeout=timeout)
+
+    def connect_to(self, endpoint: Endpoint, timeout: float) -> None:
+        self._agent.connect(endpoint, timeout=timeout)
+
     def remove(self) -> list[str]:
         services = self._place.service_files(self.suffix)
         if set(services) <= {self._service} and (gone := self._place.remove()):
@@ -138,6 +154,18 @@ class Driver(ABC):
 
     def close(self) -> None:
         self._agent.close()
+
+    def _others(self) -> list[str]:
+        """The other services that have a file of this proxy."""
+        return sorted(set(self._place.service_files(self.suffix)) - {self._service})
+
+    def _inside(self, address: str) -> str:
+        """What to bind for an address of the host: on a host that one, in a container its port."""
+        return address if ":" in self._place.bind else address.rpartition(":")[2]
+
+    def _standing(self) -> str:
+        """What `render` gave for the config that stands; empty if there is none."""
+        return self._agent.read(self._file) if self._agent.exists(self._file) else ""
 
     def _files(self, text: str) -> Mapping[str, str | None]:
         """All files that go with the service's own, `text`; None for one that must not be there."""

@@ -30,31 +30,38 @@ class HAProxy(Driver):
         # On a host one file more among the person's; its name sorts before those of the services.
         self._main_file = place.main or f"{place.services}/{place.prefix}.cfg"
 
-    def boot(self, networks: Sequence[str]) -> bool:
+    def _boot(self, networks: Sequence[str]) -> bool:
         # The certificates come with the first install: a directory without one would keep HAProxy from starting.
-        files = {"haproxy.cfg": self._main(own=False), "services/": "", "state/": ""}
+        files = {"haproxy.cfg": self._main(tls=False), "services/": "", "state/": ""}
         files |= {path.rpartition("/")[2]: "" for path in (self._hosts, self._domains, self._routes)}
         stats = self._options.stats
         published = (stats.bind,) if stats.bind else ()
         new = self._place.boot(["haproxy", "-W", "-db", *self._config()], files, networks, published)
-        if networks and ":" in self._place.bind:
-            self._check_shared()
+        if networks and (others := self._others()):
+            self._check_shared(others)
         return new
 
-    def _check_shared(self) -> None:
-        """Raises Failed if clients of other services would find nobody: where HAProxy listens is one place for all."""
-        others = sorted(set(self._place.service_files(self.suffix)) - {self._service})
-        if not others or not self._agent.exists(self._main_file):
-            return
-        main = "^frontend bluegreen.{} .*\n *bind (\\S+)"
-        old, new = self._agent.read(self._main_file), self._main()
-        for name in ("clients", "tls") if self._tls_of_others() else ("clients",):
-            was, will = (re.findall(main.format(name), text, re.MULTILINE) for text in (old, new))
-            if was and was != will:
+    def _check_shared(self, others: Sequence[str]) -> None:
+        """Raises Failed if the other services' clients would find nobody, or share an address with ours."""
+        for was, will in (
+            (self._bound("clients"), self._clients()),
+            (self._tls_of_others(), self._tls_bind() if self._place.tls_bind else ""),
+        ):
+            if was and will and was.split()[0] != will.split()[0]:
                 raise Failed(
-                    f"{self.name} also serves {', '.join(others)} at {was[0]}, which these settings would take away",
+                    f"{self.name} serves {', '.join(others)} at {was.split()[0]}, and these settings would move it",
                     hint="give all services of one HAProxy the same proxy.listen and the same proxy.tls.listen",
                 )
+        place, proxy = self._place, self._settings.proxy
+        alone = {self._inside(entry.listen) for entry in proxy.static}
+        alone |= {self._inside(place.bind)} if proxy.mode == "tcp" else set()
+        shared = set(_binds(self._main()))
+        for other in others:
+            theirs = set(_binds(self._agent.read(f"{place.services}/{place.prefix}{other}{self.suffix}")))
+            if taken := sorted((alone | shared) & theirs):
+                raise Failed(f"{self.name} listens at {taken[0]} for {other} already", hint="choose another address")
+        if taken := sorted(alone & shared):
+            raise Failed(f"{self.name} listens at {taken[0]} for all its services", hint="choose another address")
 
     @property
     def _options(self) -> HAProxyTable:
@@ -66,6 +73,10 @@ class HAProxy(Driver):
             "haproxy-service.cfg.j2",
             salt=self._main() + (pair.fingerprint if pair else ""),
             service=self._service,
+            mode=proxy.mode,
+            bind=self._inside(self._place.bind),
+            tcp=proxy.tcp,
+            statics=[(entry, self._inside(entry.listen)) for entry in proxy.static],
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
             colour=colour,
@@ -105,16 +116,17 @@ class HAProxy(Driver):
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         workers = set(self._workers())
         leaving = workers - {max(workers, default=0)} if self._leaving is None else workers & self._leaving
+        if self._settings.proxy.mode == "tcp":
+            return self._agent.connections(endpoints)  # all there is: what a client sends first has its connection
         if not self._live:
             return max(len(leaving), self._agent.connections(endpoints)) if leaving else 0
         wanted = {str(endpoint) for endpoint in endpoints}
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)
 
-    def _main(self, *, own: bool = True) -> str:
-        """The main file; without what this service needs in it unless `own`."""
-        settings, place = self._settings, self._place
-        bind = self._inside(place.bind)
+    def _main(self, *, tls: bool = True) -> str:
+        """The main file; without `tls`, with no certificate of this service in use."""
+        settings = self._settings
         return render(
             "haproxy.cfg.j2",
             admin=self._place.admin,
@@ -122,14 +134,30 @@ class HAProxy(Driver):
             hard_stop_s=round(settings.retire.drain_timeout + settings.bake.seconds + 60),
             read_timeout=settings.proxy.read_timeout,
             options=self._options,
-            bind=bind if place.bind != place.tls_bind else "",
+            bind=self._clients(),
             inside_port=INSIDE_PORT,
-            tls=self._tls_bind() if own and place.tls_bind else self._tls_of_others(),
+            tls=self._tls_bind() if tls and self._place.tls_bind else self._tls_of_others(),
             hosts=self._hosts,
             domains=self._domains,
             live=self._routes,
             status_port=STATUS_PORT,
         )
+
+    def _clients(self) -> str:
+        """What follows `bind` for plain http: the address, empty if nobody needs it."""
+        place = self._place
+        if self._settings.proxy.mode == "http" and place.bind != place.tls_bind:
+            return self._inside(place.bind)
+        return self._bound("clients") if self._others() else ""
+
+    def _bound(self, frontend: str) -> str:
+        """What follows `bind` in the main file as it stands; empty if there is no such frontend."""
+        try:
+            text = self._agent.read(self._main_file)
+        except (AgentError, SessionEnded):
+            return ""
+        found = re.search(rf"^frontend bluegreen\.{frontend} .*\n *bind (.+)$", text, re.MULTILINE)
+        return found[1] if found else ""
 
     def _tls_bind(self) -> str:
         """What follows `bind` for https: the address, and how TLS is spoken there."""
@@ -141,12 +169,10 @@ class HAProxy(Driver):
         """The same as it stands, if the directory of certificates, which it names, holds another service's."""
         try:
             names = self._agent.run("ls", self._secrets)[1].split()
-            if not {name for name in names if name.endswith(".pem")} - {f"{self._service}.pem"}:
-                return ""
-            found = re.search(r"^ *bind (.* ssl crt .*)$", self._agent.read(self._main_file), re.MULTILINE)
-        except (AgentError, SessionEnded):
+        except SessionEnded:
             return ""
-        return found[1] if found else ""
+        others = {name for name in names if name.endswith(".pem")} - {f"{self._service}.pem"}
+        return self._bound("tls") if others else ""
 
     def _files(self, text: str) -> Mapping[str, str | None]:
         # The certificate before the file that needs it.
@@ -156,12 +182,12 @@ class HAProxy(Driver):
         return {f"{self._secrets}/{self._service}.pem": f"{pair.certificate.rstrip()}\n{pair.key}" if pair else None}
 
     def _inside(self, address: str) -> str:
-        """What to bind for an address of the host: on a host that one, in a container its port."""
-        return address if ":" in self._place.bind else f":{address.rpartition(':')[2]}"
+        inside = super()._inside(address)
+        return inside if ":" in inside else f":{inside}"
 
     def _write_routes(self, backend: str) -> None:
         """After a restart, too, the service's hosts lead to it, and it to this backend."""
-        hosts = self._settings.proxy.hosts or ("*",)
+        hosts = self._settings.proxy.hosts or ("*",) if self._settings.proxy.mode == "http" else ()
         exact = "".join(f"{host} {self._service}\n" for host in hosts if not host.startswith("*."))
         domains = "".join(f"{host[1:]} {self._service}\n" for host in hosts if host.startswith("*."))
         self._agent.replace_lines(self._hosts, 1, self._service, exact)
@@ -175,7 +201,7 @@ class HAProxy(Driver):
         if last and not self._place.main:
             self._agent.remove(self._main_file)
         elif self._agent.exists(self._file):
-            self._agent.write(self._main_file, self._main(own=False))
+            self._agent.write(self._main_file, self._main(tls=False))
 
     def _count_as_up(self, colour: Colour, count: int) -> None:
         """The colour's replicas take requests at once. They passed their probe, but the checks, which HAProxy began
@@ -208,3 +234,8 @@ class HAProxy(Driver):
         if not set(self._workers()) - before:
             return False
         return len({self._serving()[0] for _ in range(5)}) == 1
+
+
+def _binds(text: str) -> list[str]:
+    """The addresses that a file listens on."""
+    return re.findall(r"^ *bind (\S+)", text, re.MULTILINE)

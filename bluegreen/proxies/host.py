@@ -41,6 +41,7 @@ class ProxyHost:
         self.root = STATE
         self.main = self._host.main if self._host.whole else ""
         self.services = f"{STATE}/services" if self._host.whole else self._host.directory
+        self.streams = f"{STATE}/streams" if self._host.whole else self._host.streams
         self.prefix = "" if self._host.whole else "bluegreen-"
         self.pid_file = self._host.pid_file
         self.owns_process = self._host.whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
@@ -10,7 +11,12 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
+from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import render
+from bluegreen.settings import Settings
+
+STREAM = "# For nginx's stream module:\n"
+"""In what `render` gives, the line that begins what goes into a file of its own, as it stands outside `http`."""
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
@@ -26,7 +32,11 @@ class Nginx(Driver):
     kind = "nginx"
     suffix = ".conf"
 
-    def boot(self, networks: Sequence[str]) -> bool:
+    def __init__(self, settings: Settings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._stream = f"{place.streams}/{place.prefix}{self._service}.conf"
+
+    def _boot(self, networks: Sequence[str]) -> bool:
         files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
         return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
@@ -46,6 +56,10 @@ class Nginx(Driver):
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
             spread=_spread(proxy.balance),
+            mode=proxy.mode,
+            tcp=proxy.tcp,
+            statics=[(entry, self._inside(entry.listen), _spread(entry.balance)) for entry in proxy.static],
+            stream=STREAM,
             max_body=proxy.max_body,
             read_timeout_ms=round(proxy.read_timeout * 1000),
             keepalive_min=version >= KEEPALIVE_MIN,
@@ -82,7 +96,8 @@ class Nginx(Driver):
         self._write_record(record)
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
-        if self._live:
+        # In tcp mode, too, that is all there is: a client's connection has one to the app from its beginning on.
+        if self._live or self._settings.proxy.mode == "tcp":
             return self._agent.connections(endpoints)
         leaving = {pid for pid, is_leaving in self._workers().items() if is_leaving}
         count = len(leaving if self._leaving is None else leaving & self._leaving)
@@ -93,17 +108,28 @@ class Nginx(Driver):
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
         text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
-        text = text.replace("/tmp/nginx.pid", place.pid_file)
+        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")
         return text.replace("listen 8080;", f"listen {self._plain_bind()};")
 
     def _plain_bind(self) -> str:
-        """Where a service is that clients do not reach by https: what it listens on, unless https has taken that."""
-        return self._place.bind if self._place.bind != self._place.tls_bind else f"127.0.0.1:{INSIDE_PORT}"
+        """Where plain http is, by which clients come unless https or mode tcp has taken their address."""
+        place = self._place
+        taken = self._settings.proxy.mode == "tcp" or place.bind == place.tls_bind
+        return f"127.0.0.1:{INSIDE_PORT}" if taken else place.bind
+
+    def _standing(self) -> str:
+        http = super()._standing()
+        return http + (STREAM + self._agent.read(self._stream) if http and self._agent.exists(self._stream) else "")
 
     def _files(self, text: str) -> Mapping[str, str | None]:
-        files, place = dict(super()._files(text)), self._place
+        http, _, stream = text.partition(STREAM)
+        files, place = dict(super()._files(http)), self._place
+        files[self._stream] = stream or None
         if place.main:
             files[place.main] = self._main()
+            if stream:
+                include = f"stream {{\n    include {place.streams}/*.conf;\n}}\n"
+                files[f"{place.root}/main/stream.conf"] = self._load_stream() + include
             if place.tls_bind:
                 files[f"{self._secrets}/unclaimed.conf"] = render("nginx-tls.conf.j2", listen=place.tls_bind)
         return files
@@ -112,8 +138,28 @@ class Nginx(Driver):
         pem = f"{self._secrets}/{self._service}"
         return {f"{pem}.crt": pair.certificate if pair else None, f"{pem}.key": pair.key if pair else None}
 
+    def _load_stream(self) -> str:
+        """What loads the stream module, where it is not built in. Raises Failed if this nginx has none."""
+        built = self._agent.run("nginx", "-V")[1]
+        if "--with-stream=dynamic" in built:
+            directory = re.search(r"--modules-path=(\S+)", built)
+            return f"load_module {directory[1] if directory else 'modules'}/ngx_stream_module.so;\n"
+        if "--with-stream" not in built.split():
+            raise Failed(f"{self.name} has no stream module", hint="set proxy.image to one that has, or use HAProxy")
+        return ""
+
+    def _forget(self, *, last: bool) -> None:
+        self._agent.remove(self._stream)
+
     def _test(self) -> tuple[int, str]:
-        return self._agent.run("nginx", "-t", "-q", *self._config())
+        code, words = self._agent.run("nginx", "-t", "-q", *self._config())
+        if code or not self._agent.exists(self._stream):
+            return code, words
+        read = self._agent.run("nginx", "-T", "-q", *self._config())[1]
+        if f"# configuration file {self._stream}:" in read:
+            return 0, ""
+        include = f"stream {{ include {self._place.streams}/*.conf; }}"
+        return 1, f"{self._config()[1]} does not read {self._stream}; it must have: {include}"
 
     def _own_reload(self) -> Sequence[str]:
         return ["nginx", "-s", "reload", *self._config()]

@@ -28,6 +28,10 @@ class Place(Protocol):
         """The directory from which the proxy reads a file for each service."""
 
     @property
+    def streams(self) -> str:
+        """The same for what nginx has outside `http`: the directory that is included in `stream`."""
+
+    @property
     def prefix(self) -> str:
         """How the names of bluegreen's files in that directory begin."""
 

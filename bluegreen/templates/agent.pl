@@ -29,20 +29,36 @@ sub talk {
     }
 }
 
+# A connection over TCP, made within $seconds.
+sub dial {
+    my ($host, $port, $seconds) = @_;
+    socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "$!\n";
+    $socket->blocking(0);
+    my $address = inet_aton($host) or die "no such address: $host\n";
+    if (!connect $socket, pack_sockaddr_in($port, $address)) {
+        die "$!\n" unless $!{EINPROGRESS};
+        die "no connection within $seconds s\n" unless IO::Select->new($socket)->can_write($seconds);
+        $! = unpack 'i', getsockopt $socket, SOL_SOCKET, SO_ERROR;
+        die "$!\n" if $!;
+    }
+    return $socket;
+}
+
 my %verbs = (
     # One exchange over TCP: everything that comes back until the other side closes.
     tcp => sub {
         my ($host, $port, $seconds, $data) = @_;
-        socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "$!\n";
-        $socket->blocking(0);
-        my $address = inet_aton($host) or die "no such address: $host\n";
-        if (!connect $socket, pack_sockaddr_in($port, $address)) {
-            die "$!\n" unless $!{EINPROGRESS};
-            die "no connection within $seconds s\n" unless IO::Select->new($socket)->can_write($seconds);
-            $! = unpack 'i', getsockopt $socket, SOL_SOCKET, SO_ERROR;
-            die "$!\n" if $!;
+        return talk(dial($host, $port, $seconds), $data, $seconds);
+    },
+    # A connection over TCP that the other side takes, and does not close for the $look seconds after.
+    connect => sub {
+        my ($host, $port, $seconds, $look) = @_;
+        my $socket = dial($host, $port, $seconds);
+        if (IO::Select->new($socket)->can_read($look)) {
+            my $n = sysread $socket, my $byte, 1;
+            die "closed at once\n" unless $n;
         }
-        return talk($socket, $data, $seconds);
+        return '';
     },
     # The same over a unix socket.
     unix => sub {

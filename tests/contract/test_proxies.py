@@ -6,7 +6,7 @@ import pytest
 from benches import ProxyBench
 from harness import eventually
 
-from bluegreen.errors import Failed
+from bluegreen.errors import BluegreenError, Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError
@@ -211,8 +211,20 @@ def test_a_replica_is_asked_from_the_place_of_the_proxy(proxies: ProxyBench) -> 
     for colour, endpoint in proxies.apps.endpoints.items():
         answer = proxy.get_from(endpoint, "/version", "test", 5)
         assert (answer.status, answer.body) == VERSION[colour]
+        proxy.connect_to(endpoint, 5)
+    refusing = proxies.apps.refusing(BLUE)[BLUE][0]
     with pytest.raises(AgentError, match="refused"):
-        proxy.get_from(proxies.apps.refusing(BLUE)[BLUE][0], "/version", "test", 5)
+        proxy.get_from(refusing, "/version", "test", 5)
+    with pytest.raises(AgentError, match="refused"):
+        proxy.connect_to(refusing, 5)
+
+
+def test_a_connection_is_made_as_clients_make_it(proxies: ProxyBench) -> None:
+    proxy = proxies.driver()
+    with pytest.raises(BluegreenError):
+        proxy.connect(5)
+    first_switch(proxies, proxy)
+    proxy.connect(5)
 
 
 def test_remove_leaves_nothing_and_may_be_repeated(proxies: ProxyBench) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import bluegreen
 from bluegreen.model import Colour, Endpoint
+from bluegreen.proxies.agent import AgentError
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.nginx import Nginx
@@ -28,6 +29,14 @@ from bluegreen.settings import Settings, parse
 SOURCE = Path(bluegreen.__file__).parent
 EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "40"))
 VERSIONS = ["haproxy:2.6", "haproxy:3.0", "haproxy:3.2", "nginx:1.22", "nginx:stable"]
+
+
+
+@st.composite
+def some(draw: st.DrawFn, table: dict[str, st.SearchStrategy[Any]]) -> dict[str, Any]:
+    """Half of the keys, a coin for each: `optional` of fixed_dictionaries mostly leaves most of them out."""
+    return {key: draw(values) for key, values in table.items() if draw(st.booleans())}
+
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,10}", fullmatch=True)
 WORDS = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
@@ -77,9 +86,8 @@ STATS = (
     | st.fixed_dictionaries(URI | USER | {"bind": st.just("0.0.0.0:8404")})
 )
 TIMEOUTS = ["connect", "client", "server", "http_request", "http_keep_alive", "queue", "tunnel", "check"]
-HAPROXY = st.fixed_dictionaries(
-    {},
-    optional={
+HAPROXY = some(
+    {
         "daemon": st.booleans(),
         "log": st.lists(LOGS, max_size=3, unique=True),
         "log_send_hostname": st.booleans() | NAMES.map(lambda name: f"{name}0"),
@@ -107,6 +115,7 @@ HAPROXY = st.fixed_dictionaries(
 )
 
 
+HOSTS = ["example.com", "*.example.com", "a_b.example", "*.c.d", "x" * 63 + ".de"]
 TLS = st.fixed_dictionaries(
     {"certificate": st.just("site.crt"), "key": st.just("site.key")},
     optional={
@@ -117,35 +126,70 @@ TLS = st.fixed_dictionaries(
 )
 
 
-def proxy(kind: str) -> st.SearchStrategy[dict[str, Any]]:
+CONNECTIONS = ["roundrobin", "static-rr", "leastconn", "source"]
+SILENCE = st.integers(1000, 86_400_000).map(lambda number: f"{number}ms")
+ACCEPTANCE = st.integers(100, 60_000).map(lambda number: f"{number}ms")
+SERVERS = st.sampled_from(["192.168.0.200:6443", "192.168.0.201:6443", "10.0.0.1:1", "[fd00::1]:65535"])
+STATIC = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["masters", "a", "0-x_y", "s" * 41]),
+            "listen": st.sampled_from(["0.0.0.0:6443", "[::]:5432", "127.0.0.1:1"]),
+            "servers": st.lists(SERVERS, min_size=1, unique=True),
+        },
+        optional={
+            "balance": st.sampled_from(CONNECTIONS),
+            "timeout": SILENCE,
+            "connect_timeout": ACCEPTANCE,
+        },
+    ),
+    max_size=3,
+    unique_by=(lambda entry: entry["name"], lambda entry: entry["listen"]),
+)
+
+
+def proxy(kind: str, mode: str) -> st.SearchStrategy[dict[str, Any]]:
     """A `[proxy]` table that sets any of its keys."""
-    optional: dict[str, st.SearchStrategy[Any]] = {
+    live = kind == "haproxy" or mode == "http"
+    table: dict[str, st.SearchStrategy[Any]] = {
         "listen": st.sampled_from(["127.0.0.1:80", "[::1]:8080", "webfarm 10.101.22.76:80"]),
-        "hosts": st.lists(
-            st.sampled_from(["example.com", "*.example.com", "a_b.example", "*.c.d", "x" * 63 + ".de"]), unique=True
-        ),
-        "switch": st.sampled_from(["auto", "live", "reload"]),
-        "balance": HAPROXY_BALANCE if kind == "haproxy" else PLAIN_BALANCE,
-        "max_body": st.sampled_from(["0", "1", "512k", "100M", "2g", "1048576g"]),
-        "read_timeout": LONG,
-        "tls": TLS,
+        "switch": st.sampled_from(["auto", "live", "reload"] if live else ["auto", "reload"]),
+        "static": STATIC,
     }
+    if mode == "http":
+        table |= {
+            "hosts": st.lists(st.sampled_from(HOSTS), unique=True),
+            "balance": HAPROXY_BALANCE if kind == "haproxy" else PLAIN_BALANCE,
+            "max_body": st.sampled_from(["0", "1", "512k", "100M", "2g", "1048576g"]),
+            "read_timeout": LONG,
+            "tls": TLS,
+        }
+    else:
+        table["balance"] = st.sampled_from(CONNECTIONS)
+        table["tcp"] = st.fixed_dictionaries({}, optional={"timeout": SILENCE, "connect_timeout": ACCEPTANCE})
     if kind == "haproxy":
-        optional["haproxy"] = HAPROXY
-    return st.fixed_dictionaries({"kind": st.just(kind)}, optional=optional)
+        table["haproxy"] = HAPROXY if mode == "http" else HAPROXY.map(for_connections)
+    return some(table).map(lambda drawn: {"kind": kind, "mode": mode, **drawn})
+
+
+def for_connections(table: dict[str, Any]) -> dict[str, Any]:
+    """HAProxy's options without those that look into requests."""
+    kept = {key: value for key, value in table.items() if key not in ("cookie", "httpclose")}
+    return kept if "bind" in kept.get("stats", {}) else {key: kept[key] for key in kept if key != "stats"}
 
 
 @st.composite
-def drawn(draw: st.DrawFn, kind: str, root: Path) -> Settings:
+def drawn(draw: st.DrawFn, kind: str, mode: str, root: Path) -> Settings:
     """Any settings there can be of a service with this proxy."""
     data = {
         "service": draw(st.sampled_from(["shop", "a", "0-x_y", "bluegreen", "s" * 41])),
         "app": {"port": draw(st.integers(1, 65535)), "replicas": draw(st.integers(1, 3))},
-        "proxy": draw(proxy(kind)),
+        "proxy": draw(proxy(kind, mode)),
         "retire": {"drain_timeout": draw(st.integers(1, 3600))},
     }
     if draw(st.booleans()):
         data["probe"] = {"path": draw(PATHS), "host": draw(st.sampled_from(["example.com:81", "[::1]", "a"]))}
+        data["probe"]["kind"] = "http"
     return parse(data, root=root)
 
 
@@ -153,7 +197,7 @@ def drawn(draw: st.DrawFn, kind: str, root: Path) -> Settings:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the pair `site` lies, for every host that is drawn."""
     directory = tmp_path_factory.mktemp("tls")
-    Authority(directory).pair("site", "example.com", "*.example.com", "a_b.example", "*.c.d", "x" * 63 + ".de")
+    Authority(directory).pair("site", *HOSTS)
     return directory
 
 
@@ -177,9 +221,10 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
     )
     try:
         version = container.exec_run([kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
+        built = container.exec_run([kind, "-V"]).output.decode() if kind == "nginx" else ""
 
         def run(found: Settings) -> str:
-            files = rendered(found, version)
+            files = rendered(found, version, built)
             container.put_archive("/", archive(files))
             return complaint(container, kind, files)
 
@@ -190,13 +235,19 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
 
 
 class Nobody:
-    """An agent in a place where no file is yet."""
+    """An agent in a place where no file is yet, and nginx was built in this way."""
+
+    def __init__(self, built: str) -> None:
+        self._built = built
 
     def run(self, *command: str) -> tuple[int, str]:
-        return 1, ""
+        return (0, self._built) if command == ("nginx", "-V") else (1, "")
+
+    def read(self, path: str) -> str:
+        raise AgentError(f"{path}: No such file or directory")
 
 
-def rendered(found: Settings, version: str) -> Mapping[str, str]:
+def rendered(found: Settings, version: str, built: str) -> Mapping[str, str]:
     """The files of both colours, as the driver writes them."""
     replicas = found.app.replicas
     blue, green = (
@@ -204,7 +255,8 @@ def rendered(found: Settings, version: str) -> Mapping[str, str]:
         for offset in (0, 10)
     )
     place: Any = ProxyContainer(None, found.proxy)
-    place.agent = Nobody()
+    place.agent = Nobody(built)
+    place.service_files = lambda suffix: []
     driver = DRIVERS[found.proxy.kind](found, place)
     driver._version = version
     text = driver.render({Colour.BLUE: blue, Colour.GREEN: green}, Colour.GREEN)
@@ -238,7 +290,8 @@ def complaint(container: Any, kind: str, files: Mapping[str, str]) -> str:
 HAPROXY_TEST = "haproxy -c -dW -f /bluegreen/haproxy.cfg -f /bluegreen/services"
 
 
-def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check], root: Path) -> None:
+@pytest.mark.parametrize("mode", ["http", "tcp"])
+def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check], root: Path, mode: str) -> None:
     kind, said = check
 
     @settings(
@@ -249,7 +302,7 @@ def test_the_proxy_takes_any_settings_without_a_warning(check: tuple[str, Check]
         phases=[Phase.generate],  # each example is a process in a container: to shrink one would take minutes
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(drawn(kind, root))
+    @given(drawn(kind, mode, root))
     def holds(found: Settings) -> None:
         assert said(found) == ""
 
@@ -266,6 +319,15 @@ def test_the_proxy_takes_the_whole_example_without_a_warning(check: tuple[str, C
     data["proxy"]["tls"] |= {"certificate": "site.crt", "key": "site.key"}
     data["proxy"]["hosts"] = ["example.com"]
     assert said(parse(data, root=root)) == ""
+
+
+def test_the_proxy_takes_the_seeds_load_balancer_of_connections_without_a_warning(check: tuple[str, Check]) -> None:
+    kind, said = check
+    servers = [f"192.168.0.{number}:6443" for number in (200, 201, 202)]
+    static = {"name": "masters", "listen": "0.0.0.0:6443", "servers": servers}
+    for mode in ("http", "tcp"):
+        proxy_table = {"kind": kind, "mode": mode, "static": [static]}
+        assert said(parse({"service": "shop", "app": {"port": 9000}, "proxy": proxy_table})) == ""
 
 
 @pytest.mark.parametrize("check", [image for image in VERSIONS if image.startswith("haproxy")], indirect=True)

@@ -45,9 +45,10 @@ timeout = "1s"
 [bake]
 seconds = 0
 """
-COMMANDS = """
-    build deploy doctor down gitlab init login proxy prune push rollback status watch
-""".split()
+COMMANDS = [
+    *("build", "deploy", "doctor", "down", "gitlab", "init", "login"),
+    *("proxy", "prune", "push", "rollback", "status", "watch"),
+]
 PROXY = ["boot", "reload", "render", "status"]
 
 

@@ -433,9 +433,14 @@ def written(data: dict[str, Any], model: type[subject.Table] = Settings) -> Iter
     for key, value in data.items():
         inner = table(model, key)
         if inner:
-            yield from (f"{key}.{name}" for name in written(value, inner))
+            yield from (f"{key}.{name}" for name in written(first(value), inner))
         else:
             yield key
+
+
+def first(value: Any) -> Any:
+    """The table, of a list of tables the first."""
+    return value[0] if isinstance(value, list | tuple) and value else value
 
 
 def full_example() -> dict[str, Any]:
@@ -463,7 +468,8 @@ def test_the_example_shows_each_default_as_it_is() -> None:
         shown: Any = every
         value: Any = default
         for key in path.split("."):
-            shown, value = getattr(shown, key), getattr(value, key, None)  # by default there is no TLS
+            # By default there is no TLS, and no load balancer.
+            shown, value = getattr(first(shown), key), getattr(value, key, None)
         if value and path not in ("app.port", "proxy.kind"):
             assert shown == value, path
 
@@ -549,7 +555,7 @@ def test_the_schema_describes_every_key_and_has_no_null() -> None:
             assert "description" in field or "$ref" in field, key
     assert sum(
         "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
-    ) == len(list(keys(Settings)))
+    ) == len(list(keys(Settings))) + len(["proxy.static"])  # a list, with the keys of its tables besides
 
 
 # Release names
@@ -713,11 +719,16 @@ def test_a_hostile_character_is_refused_wherever_it_stands(path: str, right: str
             assert refused(path, in_list(path, value)).isprintable()
 
 
-def strings(data: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+Where = tuple[str | int, ...]
+
+
+def strings(data: dict[str, Any], above: Where = ()) -> Iterator[tuple[Where, str]]:
     """Every string of the tables, and of the lists in them, with its path."""
     for key, value in data.items():
         if isinstance(value, dict):
             yield from strings(value, (*above, key))
+        elif isinstance(first(value), dict):
+            yield from strings(first(value), (*above, key, 0))
         elif isinstance(value, str):
             yield (*above, key), value
         elif isinstance(value, list):
@@ -728,25 +739,26 @@ FULL = full_example()
 FILES = [f"proxy.tls.{key}" for key in ("certificate", "key", "ca")]
 """Files of this machine, which the proxy never gets the names of."""
 PROXY_STRINGS = [
-    (path, text) for path, text in strings(FULL["proxy"], ("proxy",)) if ".".join(path) not in FILES
+    (path, text) for path, text in strings(FULL["proxy"], ("proxy",)) if subject._dotted(path) not in FILES
 ]
 HOSTILE_TEXTS = ["{{ 7*7 }}", "{% raw %}", "\n  server x 192.0.2.1:80", ";\n}", "$host", "${HOME}", " #", " if TRUE"]
 
 
 def test_every_string_option_is_among_those_that_are_tried() -> None:
-    tried = {".".join(path) for path, _ in PROXY_STRINGS}
+    tried = {".".join(key for key in path if isinstance(key, str)) for path, _ in PROXY_STRINGS}
     assert {"proxy.haproxy.stats.password", "proxy.haproxy.cookie.domain", "proxy.haproxy.timeouts.check"} <= tried
     silent = {key for key in keys(Settings) if key.startswith("proxy.")} - tried
     data = parse(full_example()).model_dump()
     for path in silent - {"proxy.haproxy.uid", *FILES}:
         value: Any = data
         for key in path.split("."):
-            value = value[key]
+            value = first(value)[key]
         assert isinstance(value, bool | int | float), path
 
 
 @pytest.mark.parametrize(("path", "right"), PROXY_STRINGS)
-def test_no_hostile_value_gets_into_a_proxys_file(path: tuple[str, ...], right: str) -> None:
+def test_no_hostile_value_gets_into_a_proxys_file(path: Where, right: str) -> None:
+    where = subject._dotted(path)
     texts = [*HOSTILE_TEXTS, *HOSTILE.replace("$", "").replace("%", "")]
     for hostile in texts:
         for value in (right + hostile, hostile + right, right[:3] + hostile + right[3:]):
@@ -755,7 +767,7 @@ def test_no_hostile_value_gets_into_a_proxys_file(path: tuple[str, ...], right: 
             for key in path[:-1]:
                 part = part[key]
             part[path[-1]] = [value] if isinstance(part[path[-1]], list) else value
-            assert any(problem.startswith(".".join(path)) for problem in problems(data)), (value, problems(data))
+            assert any(problem.startswith(where) for problem in problems(data)), (value, problems(data))
 
 
 @pytest.mark.parametrize(

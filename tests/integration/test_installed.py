@@ -1,4 +1,4 @@
-"""TLS at a proxy that a person has installed on the host."""
+"""TLS and connections at a proxy that a person has installed on the host."""
 
 from __future__ import annotations
 
@@ -184,10 +184,78 @@ def test_haproxy_does_not_move_to_an_address_where_other_services_are_not_found(
     table = {"certificate": certificate.name, "key": key.name}
     with installed(engine, fresh_name(), image, [plain, tls]) as machine:
         first = driver(machine, image, tmp_path, listen=f"0.0.0.0:{plain}", hosts=["plain.test"])
+        moved = driver(machine, image, tmp_path, listen=f"0.0.0.0:{tls}", hosts=["moved.test"])
         second = driver(machine, image, tmp_path, listen=f"0.0.0.0:{tls}", hosts=["shop.test"], tls=table)
+        clash = driver(machine, image, tmp_path, listen=f"0.0.0.0:{plain}", mode="tcp")
         deploy(first, upstreams, Colour.BLUE)
-        with pytest.raises(Failed, match=rf"at 0\.0\.0\.0:{plain}, which these settings would take away"):
-            deploy(second, upstreams, Colour.GREEN)
+        with pytest.raises(Failed, match=rf"at 0\.0\.0\.0:{plain}, and these settings would move it"):
+            deploy(moved, upstreams, Colour.GREEN)
+        with pytest.raises(Failed, match=rf"listens at 0\.0\.0\.0:{plain} for all its services"):
+            deploy(clash, upstreams, Colour.GREEN)
+        deploy(second, upstreams, Colour.GREEN)
         assert first.get("/version", "plain.test", 10).body == "version 1"
-        for service in (first, second):
+        url = f"https://127.0.0.1:{tls}/version"
+        assert ask(authority, url, host="shop.test").text.strip() == "version 2"
+        for service in (first, moved, second, clash):
             service.close()
+
+
+@pytest.mark.parametrize("image", ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"])
+@pytest.mark.parametrize("whole", [False, True], ids=["its-own-file", "the-whole-config"])
+def test_connections_are_carried_beside_requests(
+    engine: docker.DockerClient,
+    tmp_path: Path,
+    upstreams: Upstreams,
+    free_port: Callable[[], int],
+    image: str,
+    whole: bool,
+) -> None:
+    plain, tcp, masters = free_port(), free_port(), free_port()
+    servers = [str(upstreams[colour][0]) for colour in Colour]
+    static = {"name": "masters", "listen": f"0.0.0.0:{masters}", "servers": servers, "balance": "roundrobin"}
+    host = {"whole": whole}
+    with installed(
+        engine, fresh_name(), image, [plain, tcp, masters], whole=whole, streams=not whole
+    ) as machine:
+        requests = driver(machine, image, tmp_path, listen=f"0.0.0.0:{plain}", host=host)
+        connections = driver(
+            machine, image, tmp_path, mode="tcp", listen=f"0.0.0.0:{tcp}", static=[static], host=host
+        )
+        deploy(requests, upstreams, Colour.BLUE)
+        deploy(connections, upstreams, Colour.BLUE)
+        connections.connect(10)
+        assert version(tcp) == "version 1"
+        deploy(connections, upstreams, Colour.GREEN, 2)
+        assert connections.observe().colour is Colour.GREEN
+        assert version(tcp) == "version 2"
+        assert {version(masters) for _ in range(10)} == {"version 1", "version 2"}
+        if not (whole and image.startswith("nginx")):  # whose one main file has one place for requests
+            assert version(plain) == "version 1"
+
+        connections.remove()
+        eventually(lambda: not listens(machine, tcp, masters), "nothing listens for connections any more")
+        assert requests.get("/version", "any", 10).body == "version 1"
+        for service in (requests, connections):
+            service.close()
+
+
+def version(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/version", headers={"Connection": "close"}, trust_env=False).text.strip()
+
+
+def listens(machine: Any, *ports: int) -> bool:
+    """Whether anything on the host listens on one of these ports of any address."""
+    rows = [row.split() for row in run(machine, "cat", "/proc/net/tcp").splitlines()[1:]]
+    return any(row[1] == f"00000000:{port:04X}" and row[3] == "0A" for row in rows for port in ports)
+
+
+def test_nginx_that_does_not_read_the_directory_of_streams_is_told_so_and_nothing_changes(
+    engine: docker.DockerClient, tmp_path: Path, upstreams: Upstreams, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    with installed(engine, fresh_name(), "nginx:stable", [port]) as machine:
+        service = driver(machine, "nginx:stable", tmp_path, mode="tcp", listen=f"0.0.0.0:{port}")
+        with pytest.raises(Failed, match=r"must have: stream { include /etc/nginx/streams\.d/\*\.conf; }"):
+            deploy(service, upstreams, Colour.BLUE)
+        service.close()
+        assert not [path for path in files(machine, "/etc/nginx") if "bluegreen" in path]
