@@ -10,6 +10,7 @@ import docker
 from harness import PREFIX, eventually
 
 from bluegreen.proxies.host import ProxyHost
+from bluegreen.runtimes.connect import LOCAL
 from bluegreen.settings import Settings
 
 NGINX = """
@@ -37,7 +38,7 @@ class PlayedHost(ProxyHost):
     """The proxy on a host that a container plays, which is entered where the real one is this machine."""
 
     def __init__(self, settings: Settings, machine: Any) -> None:
-        super().__init__(settings)
+        super().__init__(settings, LOCAL)
         self._machine = machine
 
     def _here(self, command: Sequence[str]) -> list[str]:

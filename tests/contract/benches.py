@@ -7,7 +7,7 @@ import itertools
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,15 +15,14 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY, eventually
+from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY
+from installed import PlayedHost, installed
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
-from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.place import Place
 from bluegreen.runtimes import Runtime
-from bluegreen.runtimes.connect import LOCAL
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
@@ -185,43 +184,6 @@ class ContainerBench(ProxyBench):
         self.place().remove()
 
 
-INSTALLED = {
-    "nginx": """
-        mkdir -p /etc/nginx/conf.d
-        exec nginx -g "daemon off;"
-        """,
-    "haproxy": """
-        mkdir -p "$SERVICES" /run/haproxy
-        cat >/etc/haproxy/haproxy.cfg <<END
-        global
-            stats socket /run/haproxy/admin.sock mode 600 level admin expose-fd listeners
-            hard-stop-after 60s
-        defaults
-            mode http
-            timeout connect 2s
-            timeout client 60s
-            timeout server 60s
-        frontend persons-own
-            bind :8090
-            http-request return status 200 content-type text/plain string own
-END
-        exec haproxy -W -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg -f "$SERVICES"
-        """,
-}
-"""How a person sets each kind up, and starts it."""
-
-
-class PlayedHost(ProxyHost):
-    """The host that a container plays: it is entered where the real one is this machine or reached by ssh."""
-
-    def __init__(self, settings: Settings, container: str) -> None:
-        super().__init__(settings, LOCAL)
-        self._container = container
-
-    def _here(self, command: Sequence[str]) -> list[str]:
-        return ["docker", "exec", "-i", self._container, *command]
-
-
 class HostBench(ContainerBench):
     """A proxy that a person has installed, with a config of the person's own, on a host that a container plays."""
 
@@ -231,27 +193,18 @@ class HostBench(ContainerBench):
         self._host = host
         super().__init__(image, switch, request)
         self.services = "/var/lib/bluegreen/services" if host.get("whole") else f"/etc/{self.kind}/conf.d"
-        self.machine = self.client.containers.run(
-            image,
-            ["-ec", INSTALLED[self.kind]],
-            entrypoint=["sh"],
-            environment={"SERVICES": self.services},
-            name=fresh_name(),
-            detach=True,
-            user="0",
-            network=self.apps.network,
-            ports={"8080/tcp": ("127.0.0.1", self.port)},
-            labels={"bluegreen.test": PREFIX},
-        )
-        place = self.place()
-        eventually(place.running, f"{image} runs")
-        place.agent.close()
+        stack = contextlib.ExitStack()
+        request.addfinalizer(stack.close)
+        machine = installed(self.client, fresh_name(), image, [self.port], whole=bool(host.get("whole")))
+        self.machine = stack.enter_context(machine)
+        self.client.networks.get(self.apps.network).connect(self.machine)
+        stack.callback(self._close)
 
     def _where(self) -> dict[str, Any]:
-        return {"where": "host", "listen": "0.0.0.0:8080", "host": self._host}
+        return {"where": "host", "listen": f"0.0.0.0:{self.port}", "host": self._host}
 
     def place(self) -> Place:
-        return PlayedHost(self.settings, self.machine.name)
+        return PlayedHost(self.settings, self.machine)
 
     def file(self) -> str:
         prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
@@ -277,11 +230,12 @@ class HostBench(ContainerBench):
         code, raw = self.machine.exec_run(list(command), stderr=False)
         return "" if code else raw.decode()
 
-    def _remove(self) -> None:
+    def _close(self) -> None:
         for made in self._made:
             made.close()
-        with contextlib.suppress(AttributeError):  # it was never made
-            self.machine.remove(force=True, v=True)
+
+    def _remove(self) -> None:
+        """The container that plays the host is all that there is to remove."""
 
 
 class HeldUpload(Upload):

@@ -20,6 +20,7 @@ from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import STREAM, Nginx
 from bluegreen.proxies.templates import stamp_of
+from bluegreen.runtimes.connect import LOCAL
 from bluegreen.settings import Settings, parse
 from bluegreen.steps import Probe, Verify
 from bluegreen.witness import Connector, Witness
@@ -57,7 +58,7 @@ class Nobody:
 
 def driver(**proxy: Any) -> Driver:
     found = settings(**proxy)
-    place: Any = ProxyHost(found) if found.proxy.where == "host" else ProxyContainer(None, found.proxy)
+    place: Any = ProxyHost(found, LOCAL) if found.proxy.where == "host" else ProxyContainer(None, found.proxy)
     place.agent = Nobody()
     place.service_files = lambda suffix: []
     made = HAProxy(found, place) if found.proxy.kind == "haproxy" else Nginx(found, place)
