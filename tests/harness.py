@@ -23,6 +23,13 @@ IMAGES = "bluegreen-test/hippo_flask"
 NGINX = ["nginx:1.22", "nginx:stable"]
 HAPROXY = ["haproxy:2.6", "haproxy:3.2"]
 MODES = ["live", "reload"]
+ALL_WAYS = [(image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES]
+SAMPLE = [("nginx:1.22", "live"), ("nginx:stable", "reload"), ("haproxy:2.6", "reload"), ("haproxy:3.2", "live")]
+FULL = bool(os.environ.get("BLUEGREEN_SWITCHES"))
+"""Whether this is the soak, which tries every combination."""
+WAYS = ALL_WAYS if FULL else SAMPLE
+"""The proxies and ways to switch that a test of the main job runs on: in the soak, all."""
+
 PORTS = range(20000, 29000)
 """Below the range from which the kernel gives ports to clients."""
 

@@ -6,11 +6,10 @@ import json
 
 import docker
 import pytest
-from harness import HAPROXY, MODES, NGINX, Make
+from harness import WAYS, Make
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("image", [*NGINX, *HAPROXY])
+@pytest.mark.parametrize(("image", "switch"), WAYS)
 def test_a_release_goes_live_the_next_takes_over_and_rollback_brings_it_back(
     make_service: Make, image: str, switch: str
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 from aftermath import GENTLE, edit, things
-from harness import HAPROXY, MODES, NGINX, Make, Ran, TestService
+from harness import WAYS, Make, Ran, TestService
 from load import Load, Result
 
 BROKEN = {
@@ -70,8 +70,7 @@ def test_a_release_that_does_not_become_ready_gets_no_request(
     assert steps == [("start", "done"), ("probe", "failed"), ("start", "undone")]
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("image", [*NGINX, *HAPROXY])
+@pytest.mark.parametrize(("image", "switch"), WAYS)
 def test_a_release_that_dies_after_the_switch_is_taken_back(
     make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:

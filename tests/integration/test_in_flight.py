@@ -11,15 +11,14 @@ from typing import Any
 import docker
 import pytest
 from evidence import LongRequests, switched_at
-from harness import MODES, NGINX, Make, TestService, eventually
+from harness import MODES, WAYS, Make, TestService, eventually
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("nginx", NGINX)
+@pytest.mark.parametrize(("image", "switch"), WAYS)
 def test_slow_requests_uploads_and_streams_begun_before_a_switch_are_answered_whole(
-    make_service: Make, nginx: str, switch: str
+    make_service: Make, image: str, switch: str
 ) -> None:
-    service = make_service(image=nginx, switch=switch)
+    service = make_service(image=image, switch=switch)
     service.deploy("v1")
     (old,) = service.containers()
     with _stop_of(old) as stops, LongRequests(service.url, slow=8, upload=5, stream=6) as requests:

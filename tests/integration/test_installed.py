@@ -14,7 +14,7 @@ import docker
 import httpx
 import pytest
 from certificates import Authority
-from harness import IMAGES, PREFIX, eventually
+from harness import FULL, IMAGES, PREFIX, eventually
 from installed import PlayedHost, files, installed, run
 from test_tls import ask
 
@@ -72,9 +72,19 @@ def deploy(service: Driver, upstreams: Upstreams, to: Colour, number: int = 1) -
     service.commit(SwitchRecord(number, f"run-{number}", old, to, committed=True))
 
 
-@pytest.mark.parametrize("image", ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"])
-@pytest.mark.parametrize("whole", [False, True], ids=["its-own-file", "the-whole-config"])
-@pytest.mark.parametrize("separate", [True, False], ids=["beside-http", "https-alone"])
+IMAGES_OF_PROXIES = ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"]
+CASES = [
+    ("nginx:1.22", True, False),
+    ("nginx:stable", False, True),
+    ("haproxy:2.6", True, True),
+    ("haproxy:3.2", False, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("image", "whole", "separate"),
+    list(itertools.product(IMAGES_OF_PROXIES, [False, True], [False, True])) if FULL else CASES,
+)
 def test_a_service_is_switched_by_https_on_the_address_of_the_host(
     engine: docker.DockerClient,
     authority: Authority,
@@ -200,8 +210,10 @@ def test_haproxy_does_not_move_to_an_address_where_other_services_are_not_found(
             service.close()
 
 
-@pytest.mark.parametrize("image", ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"])
-@pytest.mark.parametrize("whole", [False, True], ids=["its-own-file", "the-whole-config"])
+@pytest.mark.parametrize(
+    ("image", "whole"),
+    list(itertools.product(IMAGES_OF_PROXIES, [False, True])) if FULL else [case[:2] for case in CASES],
+)
 def test_connections_are_carried_beside_requests(
     engine: docker.DockerClient,
     tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import ssl
@@ -15,7 +16,7 @@ import docker
 import httpx
 import pytest
 from certificates import NOW, Authority
-from harness import Make, TestService
+from harness import FULL, Make, TestService
 
 PROXIES = ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"]
 CURRENT = ["nginx:stable", "haproxy:3.2"]
@@ -59,8 +60,12 @@ def ask(authority: Authority, url: str, *, host: str | None = None, http2: bool 
         return client.get(url, headers=headers, extensions={"sni_hostname": host} if host else {})
 
 
-@each_proxy
-@pytest.mark.parametrize("separate", [True, False], ids=["beside-http", "https-alone"])
+@pytest.mark.parametrize(
+    ("image", "separate"),
+    list(itertools.product(PROXIES, [True, False]))
+    if FULL
+    else [("nginx:1.22", True), ("nginx:stable", False), ("haproxy:2.6", False), ("haproxy:3.2", True)],
+)
 def test_a_release_takes_over_by_https_without_a_failed_request(
     secure: Secure, authority: Authority, engine: docker.DockerClient, image: str, separate: bool
 ) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import HAPROXY, MODES, NGINX, Make, eventually
+from harness import WAYS, Make, eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -23,8 +23,7 @@ def said(socket: ClientConnection, words: str = "hello") -> str:
     return str(socket.recv(timeout=10))
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("image", [*NGINX, *HAPROXY])
+@pytest.mark.parametrize(("image", "switch"), WAYS)
 def test_an_open_websocket_survives_the_switch_until_the_drain_gives_up_and_is_counted(
     make_service: Make, image: str, switch: str
 ) -> None:
