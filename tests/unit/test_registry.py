@@ -294,3 +294,45 @@ def test_a_login_uses_what_a_run_would_use_and_stores_nothing() -> None:
     found, _ = registry(environ={})
     with pytest.raises(Failed, match="no credentials"):
         found.log_in()
+
+
+HELPER = """#!/bin/sh
+# Speaks docker's protocol of credential helpers: a verb, and JSON or the server's name on standard input.
+case $1 in
+store) cat >"$HELPER_FILE" ;;
+get) cat >/dev/null; cat "$HELPER_FILE" ;;
+esac
+"""
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a credential helper, which docker's config names for all servers, keeps what it is given."""
+    program = tmp_path / "bin" / "docker-credential-safe"
+    program.parent.mkdir()
+    program.write_text(HELPER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("HELPER_FILE", str(tmp_path / "kept"))
+    config = tmp_path / "docker" / "config.json"
+    config.parent.mkdir()
+    config.write_text('{"credsStore": "safe"}')
+    return tmp_path / "kept"
+
+
+def test_what_is_given_to_login_goes_to_dockers_credential_helper_and_nowhere_else(helper: Path) -> None:
+    found, _ = registry({"Status": "Login Succeeded"}, environ={})
+    assert "credential helper safe has the password" in found.log_in(Credentials("me", SECRET, "here"))
+    assert json.loads(helper.read_text()) == {"ServerURL": SERVER, "Username": "me", "Secret": SECRET}
+    elsewhere = [path for path in helper.parent.rglob("*") if path.is_file() and path != helper]
+    assert not [path for path in elsewhere if SECRET in path.read_text()]
+    used = credentials(settings(), {})
+    assert used
+    assert (used.user, used.password) == ("me", SECRET)
+
+
+def test_nothing_is_given_to_the_helper_when_the_registry_refuses(helper: Path) -> None:
+    found, _ = registry(refusal("unauthorized: HTTP Basic: Access denied"), environ={})
+    with pytest.raises(Failed):
+        found.log_in(Credentials("me", SECRET, "here"))
+    assert not helper.exists()
