@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import docker
 import pytest
 from gitlab_double import GitLab
 from gitlab_registry import trusted
-from harness import Make, Ran, TestService
+from harness import REPOSITORY, Make, Ran, TestService
 from hosts import gateway
 
 GitLabs = Callable[..., GitLab]
@@ -87,6 +92,40 @@ def test_a_release_is_pushed_once_and_runs_by_its_digest_also_where_it_has_to_be
     third = service.deploy("v2")
     assert [step["step"] for step in third["steps"]][:2] == ["pull", "start"], "it is there, and is not built again"
     tells_no_secret(double, engine, service)
+
+
+def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
+    engine: docker.DockerClient, gitlab: GitLabs, shop: Callable[..., TestService]
+) -> None:
+    double = gitlab()
+    service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n')
+    service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "BLUEGREEN_DEBUG": "1"}
+    deploying = service.start("deploy", "v1", "--receipt", "receipt.json")
+    seen: set[bytes] = set()
+    end = time.monotonic() + 180
+    while deploying.poll() is None and time.monotonic() < end:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(path.read_bytes())
+    ran = service.finish(deploying)
+    assert ran.code == 0, ran.text
+    assert any(b"receipt.json" in line for line in seen), "the command itself was seen"
+    assert not [secret for secret in double.secrets if any(secret.encode() in line for line in seen)]
+    # An error that nobody expected, with its traceback.
+    program = "import bluegreen.cli, bluegreen.registry as r; r.Registry.digest = None; bluegreen.cli.main()"
+    ran = service.finish(
+        subprocess.Popen(
+            [sys.executable, "-c", program, "deploy", "v2"],
+            cwd=service.directory,
+            env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), **service.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert "Traceback" in ran.err
+    assert "registry.digest" in ran.err
+    tells_no_secret(double, engine, service, ran)
 
 
 def test_a_name_that_has_another_content_is_refused_unless_told_to_overwrite(
