@@ -44,6 +44,9 @@ class ProxyContainer:
         if tls != self.listen:
             self._ports[f"{PORT}/tcp"] = self.listen
         self._ports |= {f"{entry.port}/tcp": entry.listen for entry in settings.static}
+        keys = {"proxy.tls.listen": tls, "proxy.listen": self.listen, "proxy.static": settings.static}
+        self._keys = " or ".join(sorted(key for key, is_set in keys.items() if is_set))
+        """The settings that say what is published."""
         slug = re.sub(r"[^0-9A-Za-z.]+", "-", self.listen).strip("-")
         self.name = f"bluegreen-proxy-{slug}"
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
@@ -218,13 +221,13 @@ class ProxyContainer:
                 sport = " or ".join(f"sport = :{_address(each)[1]}" for each in taken)
                 raise Failed(
                     f"the address {' or '.join(taken)} is taken by another program",
-                    hint=f"see which: ss -ltnp '{sport}'; or change it in the settings of the proxy",
+                    hint=f"see which: ss -ltnp '{sport}'; or change {self._keys}",
                 ) from error
             if "cannot assign requested address" in words:
                 hosts = dict.fromkeys(each.rpartition(":")[0] for each in self._ports.values())
                 raise Failed(
                     f"the engine's host has no address {' or '.join(hosts)}",
-                    hint="change it in the settings of the proxy",
+                    hint=f"change {self._keys}",
                 ) from error
             raise Failed(f"the proxy {self.name} does not start: {words}") from error
         deadline = time.monotonic() + 10
