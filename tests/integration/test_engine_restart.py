@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import docker
 import httpx
 import pytest
-from harness import MODES, PREFIX, eventually
+from harness import FULL, MODES, PREFIX, SAMPLE, eventually
 from hosts import APPS, Host, HostService, running_host, write_settings
 
 pytestmark = pytest.mark.xdist_group("engine-restart")
@@ -35,7 +35,8 @@ def host(engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.T
 def services(host: Host, tmp_path_factory: pytest.TempPathFactory) -> list[HostService]:
     """One for each proxy and way to switch, with a proxy of its own."""
     made = []
-    for index, (image, switch) in enumerate(itertools.product(("nginx:stable", "haproxy:3.2"), MODES)):
+    ways = list(itertools.product(("nginx:stable", "haproxy:3.2"), MODES)) if FULL else SAMPLE[1::2]
+    for index, (image, switch) in enumerate(ways):
         name = f"{PREFIX}-{os.getpid()}-{image.partition(':')[0]}-{switch}"
         service = HostService(name, tmp_path_factory.mktemp(switch), 8080 + index, host=host)
         subnet = APPS.replace(".0/24", f".{64 * index}/26")
