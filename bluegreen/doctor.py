@@ -254,9 +254,9 @@ def gitlab(service: Service) -> Iterator[Finding]:
         yield Finding("GitLab", OK, f"{project.url}, with the job's own token")
         return
     try:
-        version, _ = client.version()
+        answer = client.http_request("get", "/version")
+        version = answer.json().get("version", "unknown")
         token = client.personal_access_tokens.get("self")
-        head = client.http_request("head", "/version")
         target = planning.rollback_target(observe(service.runtime, service.proxy))
         policies = policy_warnings(project, tags_of(project, service.settings.repository), target)
     except (sdk.GitlabError, requests.RequestException) as error:
@@ -280,8 +280,8 @@ def gitlab(service: Service) -> Iterator[Finding]:
     if token.expires_at:
         until = datetime.fromisoformat(token.expires_at).replace(tzinfo=UTC)
         yield from _days("GitLab token", until, "deployments will not be recorded")
-    if "Date" in head.headers:
-        yield from _clock("GitLab's clock", parsedate_to_datetime(head.headers["Date"]))
+    if "Date" in answer.headers:
+        yield from _clock("GitLab's clock", parsedate_to_datetime(answer.headers["Date"]))
     for words in policies:
         yield Finding("cleanup policy", WARNING, words, "a rollback would fail", "see name_regex_keep")
 
