@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -101,7 +102,7 @@ class Run:
         return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))
 
 
-class Step:
+class Step(ABC):
     """One step of a run. `do` is idempotent; `undo` tolerates a `do` that never ran or got half way."""
 
     name = ""
@@ -109,13 +110,13 @@ class Step:
     """Whether it makes nothing that a Ctrl-C in the middle could leave behind, so that it may end there."""
 
     @staticmethod
+    @abstractmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
         """What the step will do in a run of this plan, or empty if the run has no need of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def do(self, run: Run) -> str:
         """Does it, and says in a few words what came of it."""
-        raise NotImplementedError
 
     def undo(self, run: Run) -> str:
         """Puts back what `do` changed, and says what; empty if there was nothing."""
