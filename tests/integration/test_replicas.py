@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import docker
 import pytest
 from aftermath import GENTLE
@@ -28,7 +30,9 @@ def test_a_replica_that_dies_is_passed_over_and_a_deploy_replaces_them_all(
     one = engine.containers.get(f"{service.name}-blue-2")
     with Load(service.url, **GENTLE) as load:
         load.wait_for_requests(100)
+        before = time.time()
         one.kill()  # as by hand: the engine does not start it again
+        after = time.time()
         load.wait_for_requests(load.snapshot().total + 300)
         assert service.status()["live"]["replicas"] == {"running": 2, "wanted": 3}
         assert len(met(service)) == 2
@@ -37,7 +41,10 @@ def test_a_replica_that_dies_is_passed_over_and_a_deploy_replaces_them_all(
         receipt = service.deploy("v2")
         load.wait_for_requests(load.snapshot().total + 300)
         result = load.stop()
-    assert result.failed == 0, result.explain()
+    # Of an answer that had begun, half is with the client already: no protocol lets a proxy ask another replica for it.
+    cut = [failure for failure in result.failures if failure["outcome"] == "truncated"]
+    begun = [each for each in cut if each["sent_at"] <= after and each["sent_at"] + each["seconds"] >= before]
+    assert result.failed == len(begun) <= 1, result.explain()
     assert set(result.by_release) == {"v1", "v2"}
     assert receipt["requests"]["failed"] == 0
     assert list(service.containers().values()) == ["v2"] * 3
