@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.settings import Settings
@@ -151,8 +151,6 @@ class Registry:
         def ask() -> str:
             try:
                 answer = self._api.inspect_distribution(reference, auth_config=self._auth())
-            except NotFound as error:
-                return self._absent(error, reference)
             except APIError as error:
                 return self._absent(error, reference)
             return str(answer["Descriptor"]["digest"])
@@ -320,7 +318,7 @@ def first_page(server: str) -> int | None:
     import httpx
 
     for scheme in ("https", "http"):
-        with contextlib.suppress(httpx.HTTPError), _client(server) as client:
+        with contextlib.suppress(httpx.HTTPError, OSError), _client(server) as client:
             return client.get(f"{scheme}://{server}/v2/").status_code
     return None
 
@@ -365,6 +363,6 @@ def may_push(server: str, repository: str, used: Credentials | None) -> bool | N
                 if answer.status_code == 202 and "Location" in answer.headers:
                     client.delete(httpx.URL(address).join(answer.headers["Location"]), headers=headers)
                 return {202: True, 401: False, 403: False}.get(answer.status_code)
-        except (httpx.HTTPError, KeyError, ValueError):
+        except (httpx.HTTPError, OSError, KeyError, ValueError):
             continue
     return None

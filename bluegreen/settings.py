@@ -1178,9 +1178,9 @@ class Settings(Table):
     def repository(self) -> str:
         """The image's repository, with the registry before it if there is one."""
         registry = self.registry
-        return f"{registry.server}/{registry.repository or self.image.repository}" if registry.server else (
-            self.image.repository
-        )
+        if not registry.server:
+            return self.image.repository
+        return f"{registry.server}/{registry.repository or self.image.repository}"
 
     def reference(self, release: Release) -> str:
         """The name of the image of `release`: `repository:tag`."""
