@@ -62,7 +62,9 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     known = [same(each, target) for each in live.before]
     before = live.before[known.index(True) + 1 :] if True in known else (live.release, *live.before)
     release = replace(target, settings_hash=settings.hash)
-    image = observed.image.reference if observed.image else settings.content(target.digest)
+    # An image from before there was a registry is known by its id alone; no tag, which may be moved, decides.
+    by_id = observed.image is not None and observed.image.reference == target.digest
+    image = target.digest if by_id else settings.content(target.digest)
     draft = _draft("rollback", settings, observed, release, image)
     return _with_steps(replace(draft, before=before[:REMEMBERED]), ROLLBACK, settings, observed)
 

@@ -259,10 +259,10 @@ class Switch(Step):
         if run.witness:
             run.witness.switching()
         run.proxy.switch(run.record, upstreams)
-        run.websockets_open = run.proxy.websockets(run.old_endpoints) if old else 0
         if run.witness:
             run.witness.switched(run.release.name)
             run.witness.start()  # at a first deploy there was nobody to answer before
+        run.websockets_open = run.proxy.websockets(run.old_endpoints) if old else 0
         return f"{run.plan.colour} is in use"
 
     def undo(self, run: Run) -> str:
