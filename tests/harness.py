@@ -30,8 +30,9 @@ FULL = bool(os.environ.get("BLUEGREEN_SWITCHES"))
 WAYS = ALL_WAYS if FULL else SAMPLE
 """The proxies and ways to switch that a test of the main job runs on: in the soak, all."""
 
-PORTS = range(20000, 29000)
-"""Below the range from which the kernel gives ports to clients."""
+FIRST_PORT = int(os.environ.get("BLUEGREEN_TEST_PORT", "20000"))
+PORTS = range(FIRST_PORT, FIRST_PORT + 9000)
+"""Below the range from which the kernel gives ports to clients. Two checkouts tested at once take different ones."""
 
 RELEASES = {
     "v1": "",
