@@ -316,6 +316,11 @@ def rollback(service: Service) -> Iterator[Finding]:
         yield Finding("rollback", OK, f"{ready['release']} can come back: {ready['why']}")
     elif ready["release"]:
         words = f"{ready['release']} can't come back: {ready['why']}"
+        observed = observe(service.runtime, service.proxy)
+        target = planning.rollback_target(observed)
+        if target and planning.floor_above(observed, target):
+            yield Finding("rollback", NOTE, words)
+            return
         yield Finding("rollback", WARNING, words, "a rollback would fail", f"bluegreen push {ready['release']}")
 
 

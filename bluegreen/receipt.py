@@ -26,11 +26,13 @@ def receipt(
     cut: int = 0,
     websockets: tuple[int, int] = (0, 0),
     leftover: list[str] | None = None,
+    warnings: list[str] | None = None,
     reason: str = "",
 ) -> dict[str, Any]:
     """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
 
-    `websockets` are those open to the old colour at the switch, and those that its end closed.
+    `websockets` are those open to the old colour at the switch, and those that its end closed; `warnings`, what went
+    wrong when all was decided, and changes nothing.
     With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
     """
     return {
@@ -47,13 +49,14 @@ def receipt(
         "cut": cut,
         "websockets": {"open": websockets[0], "closed": websockets[1]},
         "leftover": leftover or [],
+        "warnings": warnings or [],
         "steps": [
             {
                 "step": event.step,
                 "host": event.host,
                 "state": event.state,
                 "seconds": round(event.seconds, 3),
-                "detail": event.detail,
+                "detail": "\n".join(filter(None, (event.detail, event.data.get("output")))),
             }
             for event in events
             if event.state not in ("started", "progress")

@@ -20,7 +20,7 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen import prune
-from bluegreen.engine import execute, interrupts
+from bluegreen.engine import call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
 from bluegreen.gitlab import (
     Project,
@@ -262,6 +262,7 @@ class Service:
         with self._locked("down", options, emit) as lock:
             self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
+            gone += self.runtime.remove_one_shots()
             return [*gone, *self.proxy.remove(), *self.runtime.remove_network()]
 
     def _run(
@@ -285,7 +286,9 @@ class Service:
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
 
-        with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
+        with interrupts() as state, self._locked(doing, options, tell, state.sleep, run_id) as lock:
+            for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
+                tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
             observed = self._look(look, lock, tell)
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
@@ -314,6 +317,7 @@ class Service:
                 registry=self.registry,
                 overwrite=options.overwrite,
                 witness=witness,
+                heed=state.heed,
             )
             try:
                 with self._recorded(observed, tell):
@@ -347,7 +351,9 @@ class Service:
         if run.witness:
             run.witness.stop()
         undone = not isinstance(error, NeedsPerson)
-        error.receipt = self._receipt(run, "undone" if undone else "failed", error.message)
+        result = "undone" if undone else "failed"
+        call_on_failure(run, result, error.message)
+        error.receipt = self._receipt(run, result, error.message)
         if undone:
             error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
         return error
@@ -364,6 +370,7 @@ class Service:
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
             leftover=run.leftover,
+            warnings=run.warnings,
             reason=reason,
         )
 
@@ -452,6 +459,9 @@ class Service:
         if target is None:
             why = f"{observed.live.release} has no release before it" if observed.live else "nothing is live"
             return {"release": None, "ready": False, "how": None, "why": why}
+        floor = planning.floor_above(observed, target)
+        if floor:
+            return {"release": target.name, "ready": False, "how": None, "why": planning.beyond(floor)}
         standby = observed.standby
         if standby and planning.same(standby.release, target):
             return {"release": target.name, "ready": True, "how": "standby", "why": f"{standby.colour} runs it"}
@@ -470,7 +480,12 @@ class Service:
 
     @contextmanager
     def _locked(
-        self, doing: str, options: Options, emit: Emit, sleep: Callable[[float], None] = time.sleep
+        self,
+        doing: str,
+        options: Options,
+        emit: Emit,
+        sleep: Callable[[float], None] = time.sleep,
+        run: str = "",
     ) -> Iterator[Lock]:
         """This run holds the service's lock."""
         self._have_proxy_image()
@@ -479,7 +494,7 @@ class Service:
         def waiting(holder: Holder) -> None:
             emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
 
-        lock.take(doing, wait=options.wait, waiting=waiting, sleep=sleep)
+        lock.take(doing, run=run, wait=options.wait, waiting=waiting, sleep=sleep)
         try:
             yield lock
         finally:

@@ -452,6 +452,22 @@ def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _command(value: object) -> tuple[str, ...]:
+    """The words of a command; those of a string are for the shell to find. Raises ValueError for anything else."""
+    words = ("sh", "-c", value) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not words or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise ValueError('must be a list such as ["./migrate.sh", "--now"], or a string for the shell')
+    if not words[0].strip() or (isinstance(value, str) and not value.strip()):
+        raise ValueError("must name a program")
+    return words
+
+
+def _some(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("must not be empty; leave the hook out if it is never to run")
+    return values
+
+
 def _argument_name(value: str) -> str:
     if value == "RELEASE":
         raise ValueError("is always given: it is the release that is built")
@@ -1117,13 +1133,78 @@ class WitnessTable(Table):
     )
 
 
+class HookTable(Table):
+    """A command of yours that a run calls at one of its moments."""
+
+    command: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_command),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = Field(description="The command: a list is run as it is, a string by sh -c.")
+    timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+        default=60.0, description="How long it may take before it is ended, which counts as failed."
+    )
+
+    @property
+    def words(self) -> str:
+        """The command as a person would type it."""
+        import shlex  # only a run with hooks needs it
+
+        return self.command[2] if self.command[:2] == ("sh", "-c") else shlex.join(self.command)
+
+
+class LocalHookTable(HookTable):
+    """A hook of a moment that has no image to run in."""
+
+    run: Literal["here"] = Field(default="here", description="On the machine that runs bluegreen; there is no image.")
+
+
+class PlacedHookTable(HookTable):
+    """A hook that runs here or in a container of the release."""
+
+    run: Literal["here", "image"] = Field(
+        default="here",
+        description="On the machine that runs bluegreen (here), or in a container of the release, with the app's"
+        " settings (image).",
+    )
+    on: Annotated[
+        tuple[Literal["deploy", "rollback"], ...], _List, AfterValidator(_distinct), AfterValidator(_some)
+    ] = Field(default=("deploy",), description="Which runs call it: deploy, rollback, or both.")
+
+
+class HooksTable(Table):
+    """Commands of yours that a run calls; one that fails before the commit undoes the run."""
+
+    pre_build: LocalHookTable | None = Field(default=None, description="Before an image is built.")
+    pre_deploy: PlacedHookTable | None = Field(
+        default=None, description="When the image is there and nothing of the release runs yet: for migrations."
+    )
+    post_switch: PlacedHookTable | None = Field(
+        default=None, description="When the release has the traffic and can still be taken back: for smoke tests."
+    )
+    post_deploy: PlacedHookTable | None = Field(
+        default=None, description="When all is done; one that fails is told, and takes nothing back."
+    )
+    on_failure: LocalHookTable | None = Field(default=None, description="When a run has failed and been undone.")
+
+    def of(self, name: str, action: str) -> LocalHookTable | PlacedHookTable | None:
+        """The hook of this name, if a run of this action calls one."""
+        hook: LocalHookTable | PlacedHookTable | None = getattr(self, name)
+        return None if isinstance(hook, PlacedHookTable) and action not in hook.on else hook
+
+
 class Settings(Table):
-    """All of bluegreen.toml, checked. Two with the same content and root are equal."""
+    """All of bluegreen.toml, checked. Two with the same content, root and file are equal."""
 
     service: Annotated[
         str,
         _matching(_SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
+    rollback_floor: bool = Field(
+        default=False,
+        description="Whether a release that is deployed with these settings can't be rolled back past, as after a"
+        " migration that earlier ones can't live with.",
+    )
     image: ImageTable = Field(default_factory=ImageTable)
     registry: RegistryTable = Field(default_factory=RegistryTable)
     gitlab: GitLabTable = Field(default_factory=GitLabTable)
@@ -1135,13 +1216,20 @@ class Settings(Table):
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable)
+    hooks: HooksTable = Field(default_factory=HooksTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
+    _file: Path | None = PrivateAttr(default=None)
 
     @property
     def root(self) -> Path:
         """The directory of the settings file."""
         return self._root
+
+    @property
+    def file(self) -> Path | None:
+        """Where they were read from, absolute, if from a file."""
+        return self._file
 
     @property
     def context(self) -> Path:
@@ -1167,7 +1255,7 @@ class Settings(Table):
         A default that is written out does not change it, nor does a key that a later version adds.
         Raises SettingsError if the certificate and its key will not do.
         """
-        tables = {"app", "probe", "proxy", "network"}
+        tables = {"app", "probe", "proxy", "network", "rollback_floor"}
         data = self.model_dump(include=tables, exclude_defaults=True)
         data["repository"] = self.repository
         if self.pair:
@@ -1281,7 +1369,9 @@ def load(path: Path | None = None) -> Settings:
     except ValueError as error:
         # A number with thousands of digits, or a NUL in the file's own name.
         raise SettingsError(f"{name} can't be read: {_one_line(str(error))}") from None
-    return parse(data, root=file.absolute().parent, name=name)
+    settings = parse(data, root=file.absolute().parent, name=name)
+    settings._file = file.absolute()
+    return settings
 
 
 def parse(data: Mapping[str, Any], *, root: Path | None = None, name: str = FILE) -> Settings:

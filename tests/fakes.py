@@ -9,10 +9,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from string import Template
 from typing import Any
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, Image, ProxyState, Release, Replica, Slot, SwitchRecord
+from bluegreen.model import Colour, Endpoint, Image, OneShot, ProxyState, Release, Replica, Slot, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
@@ -75,6 +76,10 @@ class World:
     images: dict[str, Image] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
+    one_shots: dict[str, tuple[str, OneShot]] = field(default_factory=dict)
+    """The containers of hooks that stand, with their services."""
+    called: list[OneShot] = field(default_factory=list)
+    """The jobs that have begun, in order."""
     proxy: dict[str, Carried] | None = None
     proxy_running: bool = True
     uploads: list[Endpoint] = field(default_factory=list)
@@ -141,6 +146,7 @@ class World:
         return {
             "containers": sorted((each.name, each.release.name, each.running) for each in self.standing(service)),
             "network": service in self.networks,
+            "one_shots": sorted(name for name, (owner, _) in self.one_shots.items() if owner == service),
             "proxy": self.proxy is not None,
             "colour": carried.colour if carried else None,
             "trial": carried.trial if carried else False,
@@ -293,6 +299,50 @@ class FakeRuntime:
                 del self._world.containers[container.name]
                 self._process.point("remove:one")
             return [container.name for container in gone]
+
+    def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        with self._process.call("run_once"):
+            if job.image not in self._world.images:
+                raise Failed(f"the hook {job.hook} can't run in a container of {job.release}: no such image")
+            assert self._service in self._world.networks
+            name = f"{self._service}-hook-{job.hook}-{job.run}"
+            self._world.one_shots[name] = (self._service, job)
+            self._world.called.append(job)
+            try:
+                self._process.point("run_once:begun")
+                return self._shell(job, output, watch)
+            finally:
+                if not self._process.crashed:
+                    self._world.one_shots.pop(name, None)
+
+    def _shell(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        """A shell that knows `echo WORDS`, `exit CODE` and `sleep`, which outlasts every timeout, with `;` between."""
+        shell, option, script = job.command
+        assert (shell, option) == ("sh", "-c"), "the fake has no other program"
+        environment = {**self._settings.app.env, **job.environment}
+        for statement in script.split(";"):
+            program, _, words = statement.strip().partition(" ")
+            watch()
+            match program:
+                case "echo":
+                    output(Template(words).safe_substitute(environment).encode() + b"\n")
+                case "exit":
+                    return int(words)
+                case "sleep":
+                    return None
+                case _:
+                    return 127
+        return 0
+
+    def remove_one_shots(self, *, run: str | None = None) -> list[str]:
+        with self._process.call("remove_one_shots"):
+            standing = self._world.one_shots
+            gone = [
+                name for name, (owner, job) in standing.items() if owner == self._service and run in (None, job.run)
+            ]
+            for name in gone:
+                del standing[name]
+            return gone
 
     def remove_network(self) -> list[str]:
         with self._process.call("remove_network"):

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
-from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot, Source
+from bluegreen.hooks import GRACE, POLL
+from bluegreen.model import Colour, Endpoint, Image, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
+from bluegreen.runtimes.session import Session
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -230,6 +233,54 @@ class DockerRuntime:
         _each(one, containers)
         return [container.name for container in containers]
 
+    def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        container = None
+        try:
+            container = self._client.containers.create(
+                job.image,
+                list(job.command),
+                name=f"{self._service}-hook-{job.hook}-{job.run}",
+                labels={
+                    "bluegreen.service": self._service,
+                    "bluegreen.hook": job.hook,
+                    "bluegreen.release": job.release.name,
+                    "bluegreen.run": job.run,
+                },
+                network=self.network,
+                **self._like_the_app(job.environment),
+            )
+            for network in self._settings.app.networks:
+                self._client.networks.get(network).connect(container)
+            raw = self._client.api.attach_socket(container.id, params={"stdout": 1, "stderr": 1, "stream": 1})
+            with contextlib.closing(Session(raw, timeout=POLL)) as session:
+                container.start()
+                deadline = time.monotonic() + job.timeout
+                in_time = session.listen(output, watch, until=deadline)
+            while in_time:
+                container.reload()
+                state = container.attrs["State"]
+                if state["Status"] in ("exited", "dead"):
+                    return int(state["ExitCode"])
+                watch()
+                time.sleep(POLL)
+                in_time = time.monotonic() < deadline
+            return None
+        except DockerException as error:
+            words = getattr(error, "explanation", None) or str(error)
+            raise Failed(f"the hook {job.hook} can't run in a container of {job.release}: {plain(words)}") from error
+        finally:
+            if container is not None:
+                # What this can't remove, the undo tries again, and the next run.
+                with contextlib.suppress(DockerException):
+                    _end(container)
+
+    def remove_one_shots(self, *, run: str | None = None) -> list[str]:
+        labels = [f"bluegreen.service={self._service}", "bluegreen.hook"]
+        labels += [f"bluegreen.run={run}"] if run else []
+        found = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        _each(_end, found)
+        return [container.name for container in found]
+
     def remove_network(self) -> list[str]:
         try:
             self._client.networks.get(self.network).remove()
@@ -267,25 +318,33 @@ class DockerRuntime:
             "bluegreen.number": str(number),
             "bluegreen.replica": str(index + 1),
             "bluegreen.wanted": str(app.replicas),
-            "bluegreen.before": json.dumps([[each.name, each.digest] for each in before]),
+            "bluegreen.before": json.dumps([[each.name, each.digest, *[True] * each.floor] for each in before]),
         }
+        labels |= {"bluegreen.floor": "1"} if release.floor else {}
         return self._client.containers.create(
             image,
             app.command,
             name=f"{self._service}-{colour}-{index + 1}",
             labels=labels,
-            environment=dict(app.env),
-            volumes=list(app.volumes),
-            user=app.user,
-            mem_limit=app.memory,
-            nano_cpus=round(app.cpus * 1e9) if app.cpus else None,
             network=self.network,
             networking_config={
                 self.network: EndpointConfig(self._client.api._version, ipv4_address=endpoint.address),
             },
             stop_signal=None,
-            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            **self._like_the_app(),
         )
+
+    def _like_the_app(self, more: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What every container that runs the app's image has of the settings, and more variables besides."""
+        app = self._settings.app
+        return {
+            "environment": {**app.env, **(more or {})},
+            "volumes": list(app.volumes),
+            "user": app.user,
+            "mem_limit": app.memory,
+            "nano_cpus": round(app.cpus * 1e9) if app.cpus else None,
+            "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+        }
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         newest = max(containers, key=lambda container: container.attrs["Created"])
@@ -293,7 +352,10 @@ class DockerRuntime:
         return Slot(
             colour=colour,
             release=Release(
-                labels["bluegreen.release"], labels.get("bluegreen.digest", ""), labels.get("bluegreen.settings", "")
+                labels["bluegreen.release"],
+                labels.get("bluegreen.digest", ""),
+                labels.get("bluegreen.settings", ""),
+                "bluegreen.floor" in labels,
             ),
             image=labels.get("bluegreen.image", ""),
             run=labels.get("bluegreen.run", ""),
@@ -302,7 +364,10 @@ class DockerRuntime:
             wanted=int(labels.get("bluegreen.wanted", 1)),
             replicas=tuple(self._replica(container) for container in containers),
             kept=all(each.attrs["HostConfig"]["RestartPolicy"]["Name"] == "always" for each in containers),
-            before=tuple(Release(name, digest) for name, digest in json.loads(labels.get("bluegreen.before", "[]"))),
+            before=tuple(
+                Release(name, digest, floor=bool(floor))
+                for name, digest, *floor in json.loads(labels.get("bluegreen.before", "[]"))
+            ),
         )
 
     def _replica(self, container: Any) -> Replica:
@@ -360,6 +425,18 @@ class DockerRuntime:
 
 def _little_endian(word: str) -> int:
     return int.from_bytes(bytes.fromhex(word), "little")
+
+
+def _end(container: Any) -> None:
+    """The container has ended, in GRACE seconds or by force, and is gone."""
+    try:
+        container.stop(timeout=round(GRACE))
+        container.remove(force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:  # removal is already in progress
+            raise
 
 
 def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -305,7 +305,7 @@ class FakeRuntimeBench(RuntimeBench):
         self.world.lives["v4-exits"] = 0
 
     def driver(self) -> Runtime:
-        return FakeRuntime(self.world, quick_settings(app={"replicas": 2}))
+        return FakeRuntime(self.world, quick_settings(app={"replicas": 2, "env": {"TOWN": "Paris"}}))
 
     def other(self) -> Runtime:
         return FakeRuntime(self.world, quick_settings(service="other"))
@@ -324,7 +324,8 @@ class DockerBench(RuntimeBench):
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.client = request.getfixturevalue("engine")
         request.getfixturevalue("releases")
-        self.settings = settings_of(fresh_name(), app={"port": 9000, "replicas": 2, "stop_timeout": "2s"})
+        app = {"port": 9000, "replicas": 2, "stop_timeout": "2s", "env": {"TOWN": "Paris"}}
+        self.settings = settings_of(fresh_name(), app=app)
         self.others = settings_of(fresh_name())
         request.addfinalizer(self._remove)
 
@@ -347,6 +348,7 @@ class DockerBench(RuntimeBench):
         for runtime in (self.driver(), self.other()):
             for colour in Colour:
                 runtime.remove(colour)
+            runtime.remove_one_shots()
             runtime.remove_network()
 
 

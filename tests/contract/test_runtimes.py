@@ -7,7 +7,7 @@ from benches import RuntimeBench
 from harness import eventually
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Release, Replica
+from bluegreen.model import Colour, OneShot, Release, Replica
 from bluegreen.runtimes import Runtime
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
@@ -211,3 +211,93 @@ def test_what_is_gone_can_be_removed_again(runtimes: RuntimeBench) -> None:
     start(runtimes, runtime, BLUE, "v1")
     assert runtime.remove(BLUE)
     assert runtime.remove(BLUE) == []
+
+
+def job(bench: RuntimeBench, script: str, *, run: str = "run-1", timeout: float = 60) -> OneShot:
+    wanted = release(bench, "v1")
+    told = {"BLUEGREEN_HOOK": "pre_deploy"}
+    return OneShot("pre_deploy", ("sh", "-c", script), wanted, wanted.digest, run, timeout, told)
+
+
+def silent(data: bytes) -> None:
+    pass
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_job_runs_once_with_the_apps_environment_and_its_own_and_is_gone(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    heard: list[bytes] = []
+    code = runtime.run_once(job(runtimes, "echo $BLUEGREEN_HOOK in $TOWN; exit 3"), heard.append, nothing)
+    assert (code, b"".join(heard)) == (3, b"pre_deploy in Paris\n")
+    assert runtime.remove_one_shots() == []
+    assert runtime.remove_network(), "and nothing of it stands on the network"
+
+
+def test_a_job_is_no_replica_and_ends_with_what_ends_the_watch(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    start(runtimes, runtime, BLUE, "v1")
+    heard: list[bytes] = []
+    standing = []
+
+    def watch() -> None:
+        if heard:
+            standing.append((len(runtime.replicas(BLUE)), set(runtime.slots())))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run_once(job(runtimes, "echo begun; sleep 600"), heard.append, watch)
+    assert standing == [(2, {BLUE})]
+    assert runtime.remove_one_shots() == []
+    assert runtime.slots()[BLUE].running == 2
+
+
+def test_a_job_that_takes_too_long_is_ended_and_gone(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    assert runtime.run_once(job(runtimes, "sleep 600", timeout=1), silent, nothing) is None
+    assert runtime.remove_one_shots() == []
+
+
+def test_a_job_that_cannot_start_is_told_in_words_and_leaves_nothing(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    missing = Release("v9", "sha256:" + "0" * 64)
+    with pytest.raises(Failed, match="the hook pre_deploy can't run in a container of v9"):
+        runtime.run_once(OneShot("pre_deploy", ("sh", "-c", "echo"), missing, missing.digest, "r", 1), silent, nothing)
+    assert runtime.remove_one_shots() == []
+
+
+def test_a_jobs_container_that_a_killed_process_left_is_removed_by_another(runtimes: RuntimeBench) -> None:
+    runtime, other = runtimes.driver(), runtimes.driver()
+    runtime.prepare()
+    heard: list[bytes] = []
+    gone: list[list[str]] = []
+
+    def watch() -> None:
+        if heard and not gone:
+            gone.append(other.remove_one_shots(run="run-2"))
+            gone.append(runtimes.other().remove_one_shots())
+            gone.append(other.remove_one_shots())
+            raise KeyboardInterrupt  # nobody is left to see how it ended
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run_once(job(runtimes, "echo begun; sleep 600"), heard.append, watch)
+    assert gone[:2] == [[], []]
+    assert len(gone[2]) == 1
+    assert "-hook-pre_deploy-run-1" in gone[2][0]
+
+
+def test_a_floor_is_told_to_a_fresh_process(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    two = release(runtimes, "v2")
+    stamped = Release(two.name, two.digest, two.settings_hash, floor=True)
+    before = (Release("v1", "sha256:one"), Release("v0", "sha256:zero", floor=True))
+    runtime.start(GREEN, stamped, two.digest, "run-7", 7, before)
+    slot = runtimes.driver().slots()[GREEN]
+    assert slot.release == stamped
+    assert slot.before == before
