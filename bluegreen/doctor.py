@@ -310,6 +310,26 @@ def mounts(service: Service) -> Iterator[Finding]:
                 )
 
 
+def hooks(service: Service) -> Iterator[Finding]:
+    import shutil
+
+    for name, hook in service.settings.hooks:
+        if hook is None or hook.run != "here":
+            continue
+        program = hook.command[0]
+        place = service.settings.root / program if "/" in program else program
+        if shutil.which(place):
+            yield Finding("hooks", OK, f"{name}: {hook.words}")
+        else:
+            yield Finding(
+                "hooks",
+                ERROR,
+                f"{name}: {program} is no program that can be run here",
+                "the hook would fail",
+                f"chmod +x {place}, or correct hooks.{name}.command" if "/" in program else f"install {program}",
+            )
+
+
 def rollback(service: Service) -> Iterator[Finding]:
     ready = service.status()["rollback"]
     if ready["ready"]:
@@ -357,6 +377,7 @@ CHECKS: tuple[Check, ...] = (
     stopping,
     registry,
     gitlab,
+    hooks,
     rollback,
     mounts,
 )

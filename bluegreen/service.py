@@ -47,7 +47,7 @@ from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
-from bluegreen.steps import Run, is_standby, recover
+from bluegreen.steps import Run, build, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -140,7 +140,7 @@ class Service:
 
     def build(self, name: str, progress: Callable[[str], None]) -> str:
         """The release's image is on the engine. Gives its name and size."""
-        image = self.runtime.build(Release(name), progress)
+        image = build(self.settings, self.runtime, name, progress)
         return f"{image.reference} {image.size / 1e6:.1f} MB"
 
     def push(self, name: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
@@ -153,7 +153,7 @@ class Service:
             published = registry.digest(reference, progress)
             if published:
                 return self.settings.content(published)
-            self.runtime.build(Release(name), progress)
+            build(self.settings, self.runtime, name, progress)
         return self.settings.content(registry.push(reference, progress, overwrite=overwrite))
 
     def log_in(self, user: str | None, password: str | None) -> str:
@@ -304,6 +304,11 @@ class Service:
             plan = planner(observed)
             if plan.unchanged:
                 return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
+
+            def heed() -> None:
+                state.heed()
+                lock.check()
+
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -317,7 +322,7 @@ class Service:
                 registry=self.registry,
                 overwrite=options.overwrite,
                 witness=witness,
-                heed=state.heed,
+                heed=heed,
             )
             try:
                 with self._recorded(observed, tell):

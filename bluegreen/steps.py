@@ -14,12 +14,24 @@ from functools import partial
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.hooks import Output, run_here
-from bluegreen.model import Colour, Endpoint, Event, Observed, OneShot, Plan, Release, Replica, Slot, SwitchRecord
+from bluegreen.model import (
+    Colour,
+    Endpoint,
+    Event,
+    Image,
+    Observed,
+    OneShot,
+    Plan,
+    Release,
+    Replica,
+    Slot,
+    SwitchRecord,
+)
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
-from bluegreen.settings import Settings
+from bluegreen.settings import HookTable, Settings
 from bluegreen.witness import Witness
 from bluegreen.words import indent, plain
 
@@ -67,7 +79,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     """What went wrong and changes nothing: hooks that failed when all was decided."""
     heed: Callable[[], None] = lambda: None
-    """Raises Interrupted if Ctrl-C or SIGTERM has come."""
+    """Raises what should end a step before its time: Ctrl-C or SIGTERM has come, or the lock is lost."""
 
     @property
     def old(self) -> Slot | None:
@@ -418,23 +430,11 @@ class Hook(Step):
                 job = OneShot(self.name, hook.command, run.release, run.image, run.id, hook.timeout, environment)
                 code = run.runtime.run_once(job, output.feed, lambda: self.watch(run))
             else:
-                file = run.settings.file
-                code = run_here(
-                    self.name,
-                    hook.command,
-                    directory=run.settings.root,
-                    environment={**environment, "BLUEGREEN_CONFIG": str(file)} if file else environment,
-                    timeout=hook.timeout,
-                    output=output.feed,
-                    watch=lambda: self.watch(run),
-                )
+                code = _call_here(self.name, hook, run.settings, environment, output, lambda: self.watch(run))
         finally:
             output.close()
             self.output = output.last
-        if code == 0:
-            return f"{_short(hook.words)}: done"
-        last = f"\n{indent(output.last)}" if output.last else ""
-        raise Failed(f"the hook {self.name} failed: {_short(hook.words)} {_ended(code, hook.timeout)}{last}")
+        return _well(self.name, hook, code, output)
 
     def undo(self, run: Run) -> str:
         hook = run.settings.hooks.of(self.name, run.plan.action)
@@ -510,6 +510,53 @@ class OnFailure(Hook):
 
     def environment(self, run: Run) -> dict[str, str]:
         return super().environment(run) | self._told
+
+
+def build(settings: Settings, runtime: Runtime, name: str, progress: Callable[[str], None]) -> Image:
+    """The image of a release is built, outside of a run, and the hook pre_build was called before."""
+    hook, release = settings.hooks.pre_build, Release(name)
+    if hook:
+        environment = {
+            "BLUEGREEN_HOOK": PreBuild.name,
+            "BLUEGREEN_SERVICE": settings.service,
+            "BLUEGREEN_ACTION": "build",
+            "BLUEGREEN_RELEASE": name,
+            "BLUEGREEN_IMAGE": settings.reference(release),
+        }
+        output = Output(progress)
+        code = _call_here(PreBuild.name, hook, settings, environment, output, lambda: None)
+        output.close()
+        _well(PreBuild.name, hook, code, output)
+    return runtime.build(release, progress)
+
+
+def _call_here(
+    name: str,
+    hook: HookTable,
+    settings: Settings,
+    environment: dict[str, str],
+    output: Output,
+    watch: Callable[[], None],
+) -> int | None:
+    """The hook has ended, in the directory of the settings file, which a bluegreen that it calls will read, too."""
+    file = {"BLUEGREEN_CONFIG": str(settings.file)} if settings.file else {}
+    return run_here(
+        name,
+        hook.command,
+        directory=settings.root,
+        environment=environment | file,
+        timeout=hook.timeout,
+        output=output.feed,
+        watch=watch,
+    )
+
+
+def _well(name: str, hook: HookTable, code: int | None, output: Output) -> str:
+    """Says that the hook has ended well. Raises Failed with its last lines if it has not."""
+    if code == 0:
+        return f"{_short(hook.words)}: done"
+    last = f"\n{indent(output.last)}" if output.last else ""
+    raise Failed(f"the hook {name} failed: {_short(hook.words)} {_ended(code, hook.timeout)}{last}")
 
 
 def _short(words: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from docker.errors import APIError
 from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World, quick_settings
 
+from bluegreen import doctor
 from bluegreen.engine import Interrupts, interrupts
 from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
 from bluegreen.lock import Holder
@@ -826,6 +827,17 @@ def test_an_interrupt_ends_a_hook_before_the_commit_and_is_not_heeded_after_it()
     settled(world)
 
 
+def test_a_hook_ends_when_the_lock_is_lost_as_another_run_may_call_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(lost_after=2))
+    told: list[Event] = []
+    with pytest.raises(BluegreenError, match="lock on shop was lost"):
+        service(world, hooked(pre_deploy="echo one; echo two; echo three")).deploy("v2", OPTIONS, told.append)
+    assert [event.detail for event in told if event.state == "progress"] == ["one"]
+    assert world.truth("shop") == before
+
+
 def test_what_a_killed_run_left_of_a_hook_is_removed_by_whatever_comes_next() -> None:
     def crash(number: int, name: str) -> None:
         if name == "run_once:begun":
@@ -887,6 +899,8 @@ def test_a_floor_outlasts_releases_and_processes_and_a_rollback_past_it_is_refus
     readiness = service(world).status()["rollback"]
     assert (readiness["release"], readiness["ready"], readiness["how"]) == ("v1", False, None)
     assert "rollback_floor" in readiness["why"]
+    (finding,) = doctor.rollback(service(world))
+    assert (finding.level, finding.mend) == ("note", ""), "it is as it was meant"
 
     service(world).deploy("v3", OPTIONS, quiet)
     assert service(world).status()["rollback"]["ready"], "to the floor itself"

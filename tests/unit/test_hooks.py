@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeProxy, FakeRuntime, World
 from harness import REPOSITORY, eventually
 
-from bluegreen import hooks
+from bluegreen import doctor, hooks
 from bluegreen.errors import Failed, Interrupted
 from bluegreen.hooks import KEPT, TOLD, WIDTH, Output, run_here
+from bluegreen.service import Service
+from bluegreen.settings import load
 
 FOR_EVER = 600.0
 """Longer than any test; what needs so long would be ended by the test's own deadline."""
@@ -172,3 +176,31 @@ hooks.run_here("test", ["sh", "-c", {script!r}], directory=Path("."), environmen
         process.kill()
         process.wait()
     eventually(lambda: all(map(gone, pids())), "both end")
+
+
+def test_an_image_that_is_built_without_a_run_has_its_hook_called_too(tmp_path: Path) -> None:
+    file = tmp_path / "bluegreen.toml"
+    told = "echo $BLUEGREEN_HOOK $BLUEGREEN_ACTION $BLUEGREEN_RELEASE; echo $BLUEGREEN_CONFIG"
+    told += "; test $BLUEGREEN_RELEASE = v9"
+    file.write_text(f'service = "shop"\n[app]\nport = 1\n[hooks.pre_build]\ncommand = "{told}"\n')
+    settings, world, lines = load(file), World(), []
+    service = Service(settings, None, FakeRuntime(world, settings), FakeProxy(world, settings))
+    service.build("v9", lines.append)
+    assert lines[:2] == ["pre_build build v9", str(file)]
+    assert "shop:v9" in world.images
+    with pytest.raises(Failed, match=r"the hook pre_build failed: .* ended with exit code 1"):
+        service.build("v8", lines.append)
+    assert "shop:v8" not in world.images
+
+
+def test_doctor_finds_a_hook_that_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "there.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "there.sh").chmod(0o755)
+    file = tmp_path / "bluegreen.toml"
+    commands = {"pre_deploy": ["./there.sh"], "post_switch": ["./missing.sh"], "post_deploy": ["no-such-program"]}
+    tables = "".join(f"[hooks.{name}]\ncommand = {json.dumps(command)}\n" for name, command in commands.items())
+    file.write_text(f'service = "shop"\n[app]\nport = 1\n{tables}[hooks.on_failure]\ncommand = "anything | goes"\n')
+    settings, world = load(file), World()
+    service = Service(settings, None, FakeRuntime(world, settings), FakeProxy(world, settings))
+    found = {finding.what.partition(":")[0]: finding.level for finding in doctor.hooks(service)}
+    assert found == {"pre_deploy": "ok", "post_switch": "error", "post_deploy": "error", "on_failure": "ok"}
