@@ -457,7 +457,7 @@ class Hook(Step):
             "BLUEGREEN_RELEASE": run.release.name,
             "BLUEGREEN_FROM": run.old.release.name if run.old else "",
             "BLUEGREEN_COLOUR": str(run.plan.colour),
-            "BLUEGREEN_IMAGE": run.plan.image,
+            "BLUEGREEN_IMAGE": run.image,
             "BLUEGREEN_URL": run.settings.proxy.url,
         }
 

@@ -741,7 +741,7 @@ def test_hooks_are_called_at_their_moments_and_what_they_say_is_told_and_stands_
         "BLUEGREEN_RELEASE": "v2",
         "BLUEGREEN_FROM": "v1",
         "BLUEGREEN_COLOUR": "green",
-        "BLUEGREEN_IMAGE": "shop:v2",
+        "BLUEGREEN_IMAGE": "sha256:v2",
         "BLUEGREEN_URL": "http://127.0.0.1:8080",
     }
     assert {job.image for job in world.called} == {"sha256:v2"}, "the content, and not a tag that may be moved"
