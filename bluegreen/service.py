@@ -551,6 +551,7 @@ def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:
         "release": slot.release.name,
         "image": slot.image,
         "digest": slot.release.digest,
+        "floor": slot.release.floor,
         "since": record.at if record and record.to_colour is slot.colour and record.at else slot.since,
         "replicas": {"running": slot.running, "wanted": slot.wanted},
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
+from requests import RequestException
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
@@ -188,12 +189,13 @@ class DockerRuntime:
         endpoints = self.endpoints(colour, self._settings.app.replicas)
 
         def one(index: int) -> None:
-            container = self._create(index, endpoints[index], colour, release, image, run, number, before)
+            container = self._create(index, endpoints[index], colour, release, image, run, number, before, arguments)
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
             container.start()
 
         try:
+            arguments = self._arguments(image)
             _each(one, range(len(endpoints)))
         except NotFound as error:
             raise Failed(f"{release} can't start: {error.explanation}") from error
@@ -236,6 +238,8 @@ class DockerRuntime:
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
         container = None
         try:
+            arguments = self._arguments(job.image)
+            arguments["environment"] |= job.environment
             container = self._client.containers.create(
                 job.image,
                 list(job.command),
@@ -247,7 +251,7 @@ class DockerRuntime:
                     "bluegreen.run": job.run,
                 },
                 network=self.network,
-                **self._like_the_app(job.environment),
+                **arguments,
             )
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
@@ -271,7 +275,7 @@ class DockerRuntime:
         finally:
             if container is not None:
                 # What this can't remove, the undo tries again, and the next run.
-                with contextlib.suppress(DockerException):
+                with contextlib.suppress(DockerException, RequestException):
                     _end(container)
 
     def remove_one_shots(self, *, run: str | None = None) -> list[str]:
@@ -305,6 +309,7 @@ class DockerRuntime:
         run: str,
         number: int,
         before: tuple[Release, ...],
+        arguments: Mapping[str, Any],
     ) -> Any:
         app = self._settings.app
         labels = {
@@ -331,14 +336,14 @@ class DockerRuntime:
                 self.network: EndpointConfig(self._client.api._version, ipv4_address=endpoint.address),
             },
             stop_signal=None,
-            **self._like_the_app(),
+            **arguments,
         )
 
-    def _like_the_app(self, more: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """What every container that runs the app's image has of the settings, and more variables besides."""
+    def _arguments(self, image: str) -> dict[str, Any]:
+        """What every container of the app's image has in common."""
         app = self._settings.app
         return {
-            "environment": {**app.env, **(more or {})},
+            "environment": dict(app.env),
             "volumes": list(app.volumes),
             "user": app.user,
             "mem_limit": app.memory,

@@ -830,11 +830,35 @@ def test_an_interrupt_ends_a_hook_before_the_commit_and_is_not_heeded_after_it()
 def test_a_hook_ends_when_the_lock_is_lost_as_another_run_may_call_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     world = a_world("v1")
     before = world.truth("shop")
-    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(lost_after=2))
     told: list[Event] = []
+
+    class Lost(FakeLock):
+        """Until a hook has said something."""
+
+        def check(self) -> None:
+            if any(event.state == "progress" for event in told):
+                raise BluegreenError("the lock on shop was lost: cut")
+
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: Lost())
     with pytest.raises(BluegreenError, match="lock on shop was lost"):
         service(world, hooked(pre_deploy="echo one; echo two; echo three")).deploy("v2", OPTIONS, told.append)
     assert [event.detail for event in told if event.state == "progress"] == ["one"]
+    assert world.truth("shop") == before
+
+
+def test_harm_that_the_witness_sees_ends_the_hook_after_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    told: list[Event] = []
+
+    def judge(run: Any) -> None:
+        if "one" in [event.detail for event in told]:
+            raise Failed("the witness saw harm done by v2: 500")
+
+    monkeypatch.setattr("bluegreen.steps.judge", judge)
+    with pytest.raises(Failed, match="the witness saw harm done by v2"):
+        service(world, hooked(post_switch="echo one; echo two")).deploy("v2", OPTIONS, told.append)
+    assert "two" not in [event.detail for event in told]
     assert world.truth("shop") == before
 
 

@@ -123,6 +123,22 @@ def test_the_words_say_what_a_start_replaces_and_that_the_old_release_stays() ->
     assert words["retire"] == "keep v2 running as standby"
 
 
+def test_the_words_say_which_hooks_will_be_called_and_where() -> None:
+    hooks = {
+        "pre_build": {"command": ["make", "all the\nassets"]},
+        "pre_deploy": {"command": "./migrate | tee log", "run": "image"},
+        "post_deploy": {"command": ["x"] * 99},
+    }
+    plan = plan_deploy(quick_settings(hooks=hooks), LIVE_V1, "v2")
+    words = {step.step: step.detail for step in plan.steps}
+    assert [step.step for step in plan.steps][:4] == ["pre_build", "build", "pre_deploy", "start"]
+    assert plan.steps[-1].step == "post_deploy"
+    assert words["pre_build"] == "run make 'all the assets'"
+    assert words["pre_deploy"] == "run ./migrate | tee log in a container of v2"
+    assert len(words["post_deploy"]) < 70
+    assert plan_deploy(quick_settings(hooks=hooks), LIVE_V2, "v2", build=True).steps[0].step == "pre_build"
+
+
 def test_without_a_body_any_2xx_is_asked_for() -> None:
     settings = quick_settings(probe={"path": "/health"})
     settings = settings.model_copy(update={"probe": settings.probe.model_copy(update={"body": None})})
