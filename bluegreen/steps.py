@@ -554,9 +554,9 @@ def _call_here(
 def _well(name: str, hook: HookTable, code: int | None, output: Output) -> str:
     """Says that the hook has ended well. Raises Failed with its last lines if it has not."""
     if code == 0:
-        return f"{_short(hook.words)}: done"
+        return f"`{_short(hook.words)}` is done"
     last = f"\n{indent(output.last)}" if output.last else ""
-    raise Failed(f"the hook {name} failed: {_short(hook.words)} {_ended(code, hook.timeout)}{last}")
+    raise Failed(f"the hook {name} failed: `{_short(hook.words)}` {_ended(code, hook.timeout)}{last}")
 
 
 def _short(words: str) -> str:

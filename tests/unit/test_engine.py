@@ -730,7 +730,7 @@ def test_hooks_are_called_at_their_moments_and_what_they_say_is_told_and_stands_
     ]
     told = [event.detail for event in events if event.state == "progress"]
     assert told == ["pre_deploy of v2", "post_switch of v2", "post_deploy of v2"]
-    assert receipt["steps"][0]["detail"] == "echo pre_deploy of $BLUEGREEN_RELEASE: done\npre_deploy of v2"
+    assert receipt["steps"][0]["detail"] == "`echo pre_deploy of $BLUEGREEN_RELEASE` is done\npre_deploy of v2"
     seen = world.called[0].environment
     assert seen == {
         "BLUEGREEN_HOOK": "pre_deploy",
@@ -763,7 +763,7 @@ def test_a_hook_that_fails_before_the_commit_undoes_the_run(hook: str, script: s
     with pytest.raises(Failed) as caught:
         service(world, settings).deploy("v2", OPTIONS, quiet)
     assert caught.value.exit_code == 1
-    assert f"the hook {hook} failed: {script} {words}" in caught.value.message
+    assert f"the hook {hook} failed: `{script}` {words}" in caught.value.message
     assert caught.value.message.endswith("v1 still serves")
     assert world.truth("shop") == before
     settled(world)
@@ -773,7 +773,7 @@ def test_a_hook_that_fails_after_the_commit_is_told_and_takes_nothing_back() -> 
     world = a_world("v1")
     receipt = service(world, hooked(post_deploy="exit 1")).deploy("v2", OPTIONS, quiet)
     assert (receipt["result"], receipt["leftover"]) == ("done", [])
-    assert receipt["warnings"] == ["the hook post_deploy failed: exit 1 ended with exit code 1"]
+    assert receipt["warnings"] == ["the hook post_deploy failed: `exit 1` ended with exit code 1"]
     assert (receipt["steps"][-1]["step"], receipt["steps"][-1]["state"]) == ("post_deploy", "failed")
     assert live(world) == served(world) == "v2"
 
@@ -898,7 +898,7 @@ def test_on_failure_is_called_when_all_is_undone_and_told_why(
     world = a_world("v1")
     with pytest.raises(Failed) as caught:
         service(world, settings).deploy("v2", OPTIONS, quiet)
-    assert file.read_text() == "undone v2 the hook post_switch failed: exit 3 ended with exit code 3\n"
+    assert file.read_text() == "undone v2 the hook post_switch failed: `exit 3` ended with exit code 3\n"
     assert caught.value.message.startswith("the hook post_switch failed"), "its own failure changes nothing"
     receipt = caught.value.receipt
     assert receipt
