@@ -97,7 +97,7 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
         except Exception as error:  # the release is live: whatever goes wrong now is for the next run to clean up
             words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
             if isinstance(step, Hook):  # but no other run calls this one's hooks
-                run.warnings.append(words)
+                run.warnings.append(words if step.name in words else f"{step.name}: {words}")
                 continue
             run.leftover.append(f"{step.name}: {words}")
             run.emit(Event(step.name, "leftover", run.runtime.name, detail=words))

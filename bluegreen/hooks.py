@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bluegreen.errors import Failed
-from bluegreen.words import plain
+from bluegreen.settings import HookTable, Settings
+from bluegreen.words import indent, plain
 
 GRACE = 5.0
 """Seconds between the SIGTERM and the SIGKILL of a hook that has to end."""
@@ -75,6 +76,50 @@ class Output:
             self._tell(line)
         elif self._told == TOLD + 1:
             self._tell(f"it writes on; its last {KEPT} lines will be shown")
+
+
+def call_here(
+    name: str,
+    hook: HookTable,
+    settings: Settings,
+    environment: Mapping[str, str],
+    output: Output,
+    watch: Callable[[], None],
+) -> int | None:
+    """The hook has ended, in the directory of the settings file, which a bluegreen that it calls reads, too."""
+    file = {"BLUEGREEN_CONFIG": str(settings.file)} if settings.file else {}
+    return run_here(
+        name,
+        hook.command,
+        directory=settings.root,
+        environment={**environment, **file},
+        timeout=hook.timeout,
+        output=output.feed,
+        watch=watch,
+    )
+
+
+def conclude(name: str, hook: HookTable, code: int | None, output: Output) -> str:
+    """Says that the hook has ended well. Raises Failed with its last lines if it has not."""
+    if code == 0:
+        return f"`{short(hook.words)}` is done"
+    last = f"\n{indent(output.last)}" if output.last else ""
+    raise Failed(f"the hook {name} failed: `{short(hook.words)}` {_ended(code, hook.timeout)}{last}")
+
+
+def short(words: str) -> str:
+    """The words on one line that a person can take in."""
+    line = " ".join(plain(words).split())
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+def _ended(code: int | None, timeout: float) -> str:
+    if code is None:
+        return f"had not ended after {timeout:g} s and was ended"
+    if code > 0:
+        return f"ended with exit code {code}"
+    known = {int(number): number.name for number in signal.Signals}
+    return f"was ended by {known.get(-code, f'signal {-code}')}"
 
 
 def run_here(

@@ -30,6 +30,7 @@ from bluegreen.gitlab import (
     prune_tags,
     records_itself,
 )
+from bluegreen.hooks import Output, call_here, conclude
 from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
@@ -47,7 +48,7 @@ from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
-from bluegreen.steps import Run, build, is_standby, recover
+from bluegreen.steps import PreBuild, Run, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -140,7 +141,7 @@ class Service:
 
     def build(self, name: str, progress: Callable[[str], None]) -> str:
         """The release's image is on the engine. Gives its name and size."""
-        image = build(self.settings, self.runtime, name, progress)
+        image = self._build(name, progress)
         return f"{image.reference} {image.size / 1e6:.1f} MB"
 
     def push(self, name: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
@@ -153,8 +154,25 @@ class Service:
             published = registry.digest(reference, progress)
             if published:
                 return self.settings.content(published)
-            build(self.settings, self.runtime, name, progress)
+            self._build(name, progress)
         return self.settings.content(registry.push(reference, progress, overwrite=overwrite))
+
+    def _build(self, name: str, progress: Callable[[str], None]) -> Image:
+        """The image is built, outside of a run, and the hook pre_build was called before."""
+        hook, release = self.settings.hooks.pre_build, Release(name)
+        if hook:
+            environment = {
+                "BLUEGREEN_HOOK": PreBuild.name,
+                "BLUEGREEN_SERVICE": self.settings.service,
+                "BLUEGREEN_ACTION": "build",
+                "BLUEGREEN_RELEASE": name,
+                "BLUEGREEN_IMAGE": self.settings.reference(release),
+            }
+            output = Output(progress)
+            code = call_here(PreBuild.name, hook, self.settings, environment, output, lambda: None)
+            output.close()
+            conclude(PreBuild.name, hook, code, output)
+        return self.runtime.build(release, progress)
 
     def log_in(self, user: str | None, password: str | None) -> str:
         """The registry takes the user, or the credentials that a run would use; see `Registry.log_in`."""

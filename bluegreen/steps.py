@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,27 +12,15 @@ from functools import partial
 
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
-from bluegreen.hooks import Output, run_here
-from bluegreen.model import (
-    Colour,
-    Endpoint,
-    Event,
-    Image,
-    Observed,
-    OneShot,
-    Plan,
-    Release,
-    Replica,
-    Slot,
-    SwitchRecord,
-)
+from bluegreen.hooks import Output, call_here, conclude, short
+from bluegreen.model import Colour, Endpoint, Event, Observed, OneShot, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
-from bluegreen.settings import HookTable, Settings
+from bluegreen.settings import Settings
 from bluegreen.witness import Witness
-from bluegreen.words import indent, plain
+from bluegreen.words import plain
 
 VERIFY_TIMEOUT = 15.0
 """Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
@@ -418,7 +405,7 @@ class Hook(Step):
         hook = settings.hooks.of(cls.name, plan.action)
         if hook is None:
             return ""
-        return f"run {_short(hook.words)}" + (f" in a container of {plan.release}" if hook.run == "image" else "")
+        return f"run {short(hook.words)}" + (f" in a container of {plan.release}" if hook.run == "image" else "")
 
     def do(self, run: Run) -> str:
         hook = run.settings.hooks.of(self.name, run.plan.action)
@@ -430,11 +417,11 @@ class Hook(Step):
                 job = OneShot(self.name, hook.command, run.release, run.image, run.id, hook.timeout, environment)
                 code = run.runtime.run_once(job, output.feed, lambda: self.watch(run))
             else:
-                code = _call_here(self.name, hook, run.settings, environment, output, lambda: self.watch(run))
+                code = call_here(self.name, hook, run.settings, environment, output, lambda: self.watch(run))
         finally:
             output.close()
             self.output = output.last
-        return _well(self.name, hook, code, output)
+        return conclude(self.name, hook, code, output)
 
     def undo(self, run: Run) -> str:
         hook = run.settings.hooks.of(self.name, run.plan.action)
@@ -510,67 +497,6 @@ class OnFailure(Hook):
 
     def environment(self, run: Run) -> dict[str, str]:
         return super().environment(run) | self._told
-
-
-def build(settings: Settings, runtime: Runtime, name: str, progress: Callable[[str], None]) -> Image:
-    """The image of a release is built, outside of a run, and the hook pre_build was called before."""
-    hook, release = settings.hooks.pre_build, Release(name)
-    if hook:
-        environment = {
-            "BLUEGREEN_HOOK": PreBuild.name,
-            "BLUEGREEN_SERVICE": settings.service,
-            "BLUEGREEN_ACTION": "build",
-            "BLUEGREEN_RELEASE": name,
-            "BLUEGREEN_IMAGE": settings.reference(release),
-        }
-        output = Output(progress)
-        code = _call_here(PreBuild.name, hook, settings, environment, output, lambda: None)
-        output.close()
-        _well(PreBuild.name, hook, code, output)
-    return runtime.build(release, progress)
-
-
-def _call_here(
-    name: str,
-    hook: HookTable,
-    settings: Settings,
-    environment: dict[str, str],
-    output: Output,
-    watch: Callable[[], None],
-) -> int | None:
-    """The hook has ended, in the directory of the settings file, which a bluegreen that it calls will read, too."""
-    file = {"BLUEGREEN_CONFIG": str(settings.file)} if settings.file else {}
-    return run_here(
-        name,
-        hook.command,
-        directory=settings.root,
-        environment=environment | file,
-        timeout=hook.timeout,
-        output=output.feed,
-        watch=watch,
-    )
-
-
-def _well(name: str, hook: HookTable, code: int | None, output: Output) -> str:
-    """Says that the hook has ended well. Raises Failed with its last lines if it has not."""
-    if code == 0:
-        return f"`{_short(hook.words)}` is done"
-    last = f"\n{indent(output.last)}" if output.last else ""
-    raise Failed(f"the hook {name} failed: `{_short(hook.words)}` {_ended(code, hook.timeout)}{last}")
-
-
-def _short(words: str) -> str:
-    line = " ".join(plain(words).split())
-    return line if len(line) <= 60 else f"{line[:59]}…"
-
-
-def _ended(code: int | None, timeout: float) -> str:
-    if code is None:
-        return f"had not ended after {timeout:g} s and was ended"
-    if code > 0:
-        return f"ended with exit code {code}"
-    known = {int(number): number.name for number in signal.Signals}
-    return f"was ended by {known.get(-code, f'signal {-code}')}"
 
 
 Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]

@@ -113,19 +113,25 @@ def test_a_background_process_that_writes_on_does_not_hold_the_run_up(
     eventually(lambda: gone(pids()[0]), "it ends as nobody reads it any more")
 
 
-def test_a_command_that_writes_without_end_is_ended_in_time(tmp_path: Path) -> None:
+def test_a_command_that_writes_without_end_is_told_up_to_a_limit_and_ended_in_time(tmp_path: Path) -> None:
     told: list[str] = []
     output = Output(told.append)
-    code = run_here(
-        "test",
-        ["sh", "-c", "yes"],
-        directory=tmp_path,
-        environment={},
-        timeout=0.5,
-        output=output.feed,
-        watch=lambda: None,
-    )
-    assert code is None
+
+    def enough() -> None:
+        if len(told) > TOLD:
+            raise Interrupted("now")
+
+    with pytest.raises(Interrupted):
+        run_here(
+            "test",
+            ["yes"],
+            directory=tmp_path,
+            environment={},
+            timeout=FOR_EVER,
+            output=output.feed,
+            watch=enough,
+        )
+    assert call("yes", tmp_path, timeout=0.1)[0] is None
     assert len(told) == TOLD + 1
     assert "writes on" in told[-1]
     assert output.last == "\n".join(["y"] * KEPT)
