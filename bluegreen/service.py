@@ -174,7 +174,7 @@ class Service:
         with self._locked("prune", options, emit) if really else nullcontext():
             observed = observe(self.runtime, self.proxy)
             observed = planning.after_recovery(observed) if observed.unfinished else observed
-            needed = prune.kept(observed, self.settings.retire.keep)
+            needed = prune.kept(observed, self.settings.retire.keep) | self.runtime.needed_elsewhere()
             images = prune.superfluous(self.runtime.images(), needed)
             gone = [each.name for each in images if not really or self.runtime.remove_image(each.name)]
             tags: list[str] = []

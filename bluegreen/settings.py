@@ -1097,7 +1097,7 @@ class RetireTable(Table):
         default=30.0, description="How long requests in flight to the old release are waited for."
     )
     keep: int = Field(
-        default=5, ge=1, le=10, description="How many releases before the live one `prune` leaves for a rollback."
+        default=5, ge=1, le=10, description="How many releases before the live one keep their images for a rollback."
     )
 
 

@@ -14,6 +14,7 @@ from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.prune import outdated
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
@@ -380,10 +381,26 @@ class Retire(Step):
         return f"removed {', '.join(run.runtime.remove(old.colour))}"
 
 
+class Prune(Step):
+    name = "prune"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        keep = settings.retire.keep
+        return f"remove the images of releases before the last {keep}" if outdated(plan, keep) else ""
+
+    def do(self, run: Run) -> str:
+        needed = {run.release.digest, *(slot.release.digest for slot in run.observed.slots.values())}
+        doomed = outdated(run.plan, run.settings.retire.keep) - needed - run.runtime.needed_elsewhere()
+        names = [each.name for each in run.runtime.images() if each.digest in doomed]
+        gone = [name for name in names if run.runtime.remove_image(name)]
+        return f"removed {', '.join(gone)}" if gone else "nothing to remove"
+
+
 Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
 
 # Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
-DEPLOY: Recipe = (Build, Push, Pull, Start, Probe, Switch, Verify, Bake), (Drain, Retire)
+DEPLOY: Recipe = (Build, Push, Pull, Start, Probe, Switch, Verify, Bake), (Drain, Retire, Prune)
 ROLLBACK: Recipe = (Pull, Start, Probe, Switch, Verify), (Drain, Retire)
 RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
 
