@@ -286,7 +286,11 @@ class Service:
                 emit(event)
 
         with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
-            observed = self._look(look, lock, tell)
+            try:
+                observed = self._look(look, lock, tell)
+            except Failed as error:
+                error.message += "; nothing was changed"
+                raise
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
                 lock.check()

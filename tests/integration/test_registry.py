@@ -260,11 +260,14 @@ def test_prune_removes_old_images_and_tags_and_never_the_way_back(
     double = gitlab()
     service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n[retire]\nkeep = 1\n')
     service.env["GITLAB_TOKEN"] = double.token(double.root).value
+    service.ok("build", "v0")
     for release in ("v1", "v2", "v3"):
-        service.deploy(release)
+        receipt = service.deploy(release)
+    assert receipt["steps"][-1]["step"] == "prune"
+    assert f"{double.image}:v1" in receipt["steps"][-1]["detail"], "what the service ran goes with a deploy"
     planned = service.ok("prune", "--json").json()
     assert planned["tags"] == ["v1"]
-    assert f"{double.image}:v1" in planned["images"]
+    assert planned["images"] == [f"{double.image}:v0"]
     assert service.ok("prune", "--json").json() == planned, "nothing was changed"
     done = service.ok("prune", "--yes", "--json").json()
     assert (done["images"], done["tags"]) == (planned["images"], planned["tags"])
