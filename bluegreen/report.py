@@ -1,0 +1,371 @@
+"""A receipt as a page to look at: one file of HTML, without a script and without a request to anywhere.
+
+Figures are inline SVG. What is horizontal in them is in percent of the width and what is vertical in pixels, so that
+they fit a phone as well as a wide screen while their letters keep their size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from bluegreen.words import plain
+
+UNTOLD = "unknown"
+"""The label of answers that don't tell which release gave them."""
+
+HEIGHT = 180
+"""Of a figure's plot, in pixels."""
+
+DURING = -0.5, 1.0
+"""Seconds from the switch between which a request counts as during it, as the receipt has it."""
+
+MINUS = "\N{MINUS SIGN}"
+
+MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", "leftover": "!", "unchanged": "="}
+
+
+def render(receipt: Mapping[str, Any]) -> str:
+    """The page of the receipt. What an older version did not yet put into a receipt is left out."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bluegreen"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    environment.filters.update(plain=plain, lines=lines, duration=duration, ms=milliseconds, when=when)
+    series, who = receipt.get("series"), answerers(receipt)
+    whole = Figure.of(series["run"], series["switches"], receipt["from"], who) if series else None
+    near = series and series["switch"] and Figure.of(series["switch"], series["switches"], receipt["from"], who)
+    return environment.get_template("report.html.j2").render(
+        receipt=receipt,
+        marks=MARKS,
+        answerers=who,
+        verdict=verdict(receipt),
+        users=users(receipt),
+        handover=near or whole,
+        whole=whole,
+        latency=latency(series["run"], whole) if series and whole else None,
+        timeline=timeline(receipt["steps"], series["switches"] if series else []),
+        height=HEIGHT,
+    )
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Somebody who answered: under which name they are counted, in which words and which colour they are shown."""
+
+    name: str
+    label: str
+    colour: str
+
+
+def answerers(receipt: Mapping[str, Any]) -> list[Answerer]:
+    """All who answered, in the order in which they are stacked: the old release, the new one, and who can't be told."""
+    slots = receipt.get("colours") or {}
+    new = slots.get("to") or "green"
+    old = slots.get("from") or ("blue" if new == "green" else "green")
+    untold = "connections accepted" if receipt["probe"] == "tcp" else "can't be told"
+    shown = {receipt["from"]: (receipt["from"], old), receipt["to"]: (receipt["to"], new), UNTOLD: (untold, UNTOLD)}
+    answered = receipt["requests"]["by_release"]
+    return [Answerer(name, *words) for name, words in shown.items() if answered.get(name)]
+
+
+def verdict(receipt: Mapping[str, Any]) -> str:
+    """What is true now, in one sentence."""
+    old, new = receipt["from"], receipt["to"]
+    if receipt["result"] == "failed":
+        return "Something could not be undone: a person is needed."
+    if receipt["result"] == "undone":
+        return f"It was undone: {old} still serves." if old else "It was undone: nothing is served, as before."
+    if receipt["result"] == "unchanged":
+        return "There was nothing to do."
+    return f"{new} is live again." if receipt["action"] == "rollback" else f"{new} is live."
+
+
+def users(receipt: Mapping[str, Any]) -> str:
+    """What those who used the service saw of it, in one sentence."""
+    requests = receipt["requests"]
+    total, failed = requests["total"], requests["failed"]
+    if not receipt["witness"]:
+        return "" if receipt["result"] == "unchanged" else "No witness looked on, so what users saw was not counted."
+    if not total:
+        return "The witness had nothing to ask yet."
+    if receipt["probe"] == "tcp":
+        what, harmed = "connections", "was not accepted" if failed == 1 else "were not accepted"
+    else:
+        what, harmed = "requests", "failed"
+    if failed:
+        return f"{failed:,} of the witness's {total:,} {what} {harmed}."
+    return f"None of the witness's {total:,} {what} {harmed if what == 'requests' else 'was refused'}."
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One span of time: where it stands, what it says, and its parts from the ground up as (colour, y, height)."""
+
+    x: float
+    parts: list[tuple[str, float, float]]
+    at: float
+    answers: list[int]
+    failed: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Where a switch is, and to which release; `left` says on which side of its line its words have room."""
+
+    x: float
+    at: float
+    release: str
+    left: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Answers over time as bars. Times are in seconds from the first switch or, without one, from the run's start."""
+
+    begins: float
+    width: float
+    count: int
+    signed: bool
+    """Whether the times are counted from a switch."""
+    bars: list[Bar]
+    switches: list[Switch]
+    names: list[tuple[float, str]]
+    """Of the releases, each in the middle of the time in which it is the one to answer."""
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    peak: float
+
+    @property
+    def bar(self) -> float:
+        """How wide a bar is."""
+        return 100 / self.count
+
+    def x(self, at: float) -> float:
+        return place(at, self.begins, self.count * self.width)
+
+    def moment(self, at: float) -> str:
+        """The moment in words: with a sign if it is counted from a switch."""
+        return offset(at) if self.signed else f"{number(round(at, 2))} s"
+
+    @classmethod
+    def of(
+        cls, spans: Mapping[str, Any], switches: list[Mapping[str, Any]], old: str | None, who: list[Answerer]
+    ) -> Figure:
+        width, failed = spans["width"], spans["failed"]
+        answers = [spans["answers"].get(each.name, [0] * len(failed)) for each in who]
+        zero = switches[0]["at"] if switches else 0.0
+        begins, count = spans["begins"] - zero, len(failed)
+        highest = max(sum(each) for each in zip(failed, *answers, strict=True))
+        steps = ticks(highest / width)
+        top = max(steps[-1], highest / width)
+        figure = cls(
+            begins=begins,
+            width=width,
+            count=count,
+            signed=bool(switches),
+            bars=[],
+            switches=[],
+            names=[],
+            x_ticks=[],
+            y_ticks=[(round(HEIGHT - HEIGHT * tick / top, 1), number(tick)) for tick in steps],
+            peak=highest / width,
+        )
+        for index in range(count):
+            counts = [each[index] for each in answers]
+            parts, y = [], float(HEIGHT)
+            for colour, value in [*zip((each.colour for each in who), counts, strict=True), ("failed", failed[index])]:
+                height = HEIGHT * value / width / top
+                y -= height
+                if value:
+                    parts.append((colour, round(y, 1), round(height, 1)))
+            told = [f"{each.label} {value}" for each, value in zip(who, counts, strict=True) if value]
+            told += [f"failed {failed[index]}"] if failed[index] else []
+            at = begins + index * width
+            words = f"{figure.moment(at)}: {', '.join(told) or 'nothing'}"
+            figure.bars.append(Bar(figure.x(at), parts, at, counts, failed[index], words))
+        for index, switch in enumerate(switches):
+            x = figure.x(switch["at"] - zero)
+            another = index + 1 < len(switches)  # whose line these words had better not cross
+            if 0 <= x <= 100:
+                figure.switches.append(Switch(x, switch["at"] - zero, switch["release"], x > (30 if another else 50)))
+        turns = [(0.0, old), *((switch.x, switch.release) for switch in figure.switches), (100.0, None)]
+        for (left, release), (right, _) in pairwise(turns):
+            if right - left > 12 and any(each.name == release for each in who):
+                figure.names.append(((left + right) / 2, str(release)))
+        figure.x_ticks.extend((figure.x(at), figure.moment(at)) for at in between(begins, begins + count * width))
+        return figure
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latencies over time as paths on a field of 1000 x HEIGHT; `during` is where the switch is, as (x, width)."""
+
+    p50: str
+    p99: str
+    band: str
+    during: tuple[float, float] | None
+    y_ticks: list[tuple[float, str]]
+    rows: list[tuple[float, float, float]]
+
+
+def latency(spans: Mapping[str, Any], figure: Figure) -> Latency | None:
+    """The latencies of the figure's spans; None if nothing was answered."""
+    p50, p99 = spans["p50_ms"], spans["p99_ms"]
+    highest = max((value for value in p99 if value is not None), default=None)
+    if highest is None:
+        return None
+    steps = ticks(highest)
+    top = max(steps[-1], highest) or 1.0
+
+    def point(index: int, value: float) -> tuple[float, float]:
+        return round(1000 * (index + 0.5) / figure.count, 1), round(HEIGHT - HEIGHT * value / top, 1)
+
+    runs = stretches(p99)
+    low = [[point(index, p50[index]) for index in run] for run in runs]
+    high = [[point(index, p99[index]) for index in run] for run in runs]
+    during = None
+    if figure.switches:
+        left, right = (min(100.0, max(0.0, figure.x(at))) for at in DURING)
+        during = round(left, 3), round(right - left, 3)
+    return Latency(
+        p50="".join(path(each) for each in low),
+        p99="".join(path(each) for each in high),
+        band="".join(path([*above, *reversed(below)]) + "z" for above, below in zip(high, low, strict=True)),
+        during=during,
+        y_ticks=[(round(HEIGHT - HEIGHT * tick / top, 1), f"{number(tick)} ms") for tick in steps],
+        rows=[(figure.begins + i * figure.width, p50[i], p99[i]) for run in runs for i in run],
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step as a bar on the line of the run."""
+
+    step: Mapping[str, Any]
+    name: str
+    x: float
+    width: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The steps on one line of time; where switches are, in percent, and when it begins and ends."""
+
+    rows: list[Row]
+    switches: list[float]
+    begin: float
+    end: float
+
+
+def timeline(steps: list[Mapping[str, Any]], switches: list[Mapping[str, Any]]) -> Timeline:
+    """The steps on one line of time, from the first's beginning to the last's end."""
+    spans = [(step.get("at", 0.0), step["seconds"]) for step in steps]
+    begin = min((at for at, _ in spans), default=0.0)
+    length = max((at + took for at, took in spans), default=0.0) - begin or 1.0
+    rows = [
+        Row(
+            step,
+            ("undo " if step["state"].startswith("und") else "") + step["step"],
+            place(at, begin, length),
+            round(100 * took / length, 3),
+            f"from {duration(at)} to {duration(at + took)} of the run",
+        )
+        for step, (at, took) in zip(steps, spans, strict=True)
+    ]
+    marks = [x for each in switches if 0 <= (x := place(each["at"], begin, length)) <= 100]
+    return Timeline(rows, marks, begin, begin + length)
+
+
+def place(at: float, begin: float, length: float) -> float:
+    """Where the moment is, in percent of the length."""
+    return round(100 * (at - begin) / length, 3)
+
+
+def path(points: list[tuple[float, float]]) -> str:
+    """A line through the points; a single one is a dot, where line ends are round."""
+    words = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f"M{words}h0" if len(points) == 1 else f"M{words}"
+
+
+def stretches(values: list[float | None]) -> list[list[int]]:
+    """The indexes of the values that are there, parted where one is missing."""
+    found: list[list[int]] = []
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        if not found or found[-1][-1] != index - 1:
+            found.append([])
+        found[-1].append(index)
+    return found
+
+
+def step_of(length: float, about: int) -> float:
+    """The round number (1, 2 or 5, and tens of them) that parts the length into some `about` pieces."""
+    exact = length / about or 1.0
+    power = 10.0 ** math.floor(math.log10(exact))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * 0.999)
+
+
+def ticks(highest: float) -> list[float]:
+    """Round values from 0 on, the last of which is at or above the highest."""
+    step = step_of(highest, 3)
+    return [step * index for index in range(math.ceil(highest / step * 0.999) + 1)]
+
+
+def between(begin: float, end: float) -> list[float]:
+    """Round moments from begin to end, some five of them, 0 among them if it lies there."""
+    step = step_of(end - begin, 5)
+    return [step * index for index in range(math.ceil(begin / step), math.floor(end / step) + 1)]
+
+
+def number(value: float) -> str:
+    return f"{value:,.10g}"
+
+
+def offset(seconds: float) -> str:
+    """A moment as seconds from zero, with its sign."""
+    rounded = round(seconds, 2)
+    if not rounded:
+        return "0 s"
+    return f"{'+' if rounded > 0 else MINUS}{number(abs(rounded))} s"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds + 0.5) // 60} min {int(seconds + 0.5) % 60} s"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.1f} ms" if abs(value) < 100 else f"{value:,.0f} ms"
+
+
+def when(moment: str) -> str:
+    """An ISO time as a person writes it; what is none stays as it is."""
+    try:
+        at = datetime.fromisoformat(moment).astimezone(UTC)
+    except ValueError:
+        return moment
+    return f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
+
+
+def lines(text: str) -> tuple[str, str]:
+    """The first line, and the others."""
+    first, _, rest = plain(text).partition("\n")
+    return first, rest
