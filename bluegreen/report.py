@@ -10,10 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluegreen.words import plain
+
+if TYPE_CHECKING:
+    import jinja2
 
 UNTOLD = "unknown"
 """The label of answers that don't tell which release gave them."""
@@ -31,20 +35,10 @@ MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", 
 
 def render(receipt: Mapping[str, Any]) -> str:
     """The page of the receipt. What an older version did not yet put into a receipt is left out."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bluegreen"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    environment.filters.update(plain=plain, lines=lines, duration=duration, ms=milliseconds, when=when)
     series, who = receipt.get("series"), answerers(receipt)
     whole = Figure.of(series["run"], series["switches"], receipt["from"], who) if series else None
     near = series and series["switch"] and Figure.of(series["switch"], series["switches"], receipt["from"], who)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         receipt=receipt,
         marks=MARKS,
         answerers=who,
@@ -56,6 +50,22 @@ def render(receipt: Mapping[str, Any]) -> str:
         timeline=timeline(receipt["steps"], series["switches"] if series else []),
         height=HEIGHT,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bluegreen"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    environment.filters.update(lines=lines, duration=duration, ms=milliseconds, when=when)
+    return environment.get_template("report.html.j2")
 
 
 @dataclass(frozen=True)
@@ -367,5 +377,5 @@ def when(moment: str) -> str:
 
 def lines(text: str) -> tuple[str, str]:
     """The first line, and the others."""
-    first, _, rest = plain(text).partition("\n")
+    first, _, rest = text.partition("\n")
     return first, rest
