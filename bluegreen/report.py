@@ -122,6 +122,7 @@ class Bar:
     """One span of time: where it stands, what it says, and its parts from the ground up as (colour, y, height)."""
 
     x: float
+    width: float
     parts: list[tuple[str, float, float]]
     at: float
     answers: list[int]
@@ -144,29 +145,19 @@ class Figure:
     """Answers over time as bars. Times are in seconds from the first switch or, without one, from the run's start."""
 
     begins: float
+    ends: float
     width: float
-    count: int
+    """Of a span. The first and the last are drawn as narrow as they were watched, or they would seem to be lulls."""
     signed: bool
     """Whether the times are counted from a switch."""
+    peak: float
+    """The most answers a second."""
     bars: list[Bar]
     switches: list[Switch]
     names: list[tuple[float, str]]
     """Of the releases, each in the middle of the time in which it is the one to answer."""
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    peak: float
-
-    @property
-    def bar(self) -> float:
-        """How wide a bar is."""
-        return 100 / self.count
-
-    def x(self, at: float) -> float:
-        return place(at, self.begins, self.count * self.width)
-
-    def moment(self, at: float) -> str:
-        """The moment in words: with a sign if it is counted from a switch."""
-        return offset(at) if self.signed else f"{number(round(at, 2))} s"
 
     @classmethod
     def of(
@@ -174,47 +165,61 @@ class Figure:
     ) -> Figure:
         width, failed = spans["width"], spans["failed"]
         answers = [spans["answers"].get(each.name, [0] * len(failed)) for each in who]
+        totals = [sum(each) for each in zip(failed, *answers, strict=True)]
         zero = switches[0]["at"] if switches else 0.0
-        begins, count = spans["begins"] - zero, len(failed)
-        highest = max(sum(each) for each in zip(failed, *answers, strict=True))
-        steps = ticks(highest / width)
-        top = max(steps[-1], highest / width)
+        begins = spans["begins"] - zero
+        ends = begins + width * len(failed)
+        starts = [begins + width * index for index in range(len(failed))]
+        rate = max(totals[1:-1], default=0) / width
+        if rate:
+            begins, ends = max(begins, spans["first"] - zero), min(ends, spans["last"] - zero + 1 / rate)
+        peak = rate or max(totals) / width
+        steps = ticks(peak)
         figure = cls(
             begins=begins,
+            ends=ends,
             width=width,
-            count=count,
             signed=bool(switches),
+            peak=peak,
             bars=[],
             switches=[],
             names=[],
             x_ticks=[],
-            y_ticks=[(round(HEIGHT - HEIGHT * tick / top, 1), number(tick)) for tick in steps],
-            peak=highest / width,
+            y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), number(tick)) for tick in steps],
         )
-        for index in range(count):
+        for index, at in enumerate(starts):
+            left, right = max(at, begins), min(at + width, ends)
+            seconds = max(right - left, totals[index] / peak)
             counts = [each[index] for each in answers]
             parts, y = [], float(HEIGHT)
             for colour, value in [*zip((each.colour for each in who), counts, strict=True), ("failed", failed[index])]:
-                height = HEIGHT * value / width / top
+                height = HEIGHT * value / seconds / steps[-1]
                 y -= height
                 if value:
                     parts.append((colour, round(y, 1), round(height, 1)))
             told = [f"{each.label} {value}" for each, value in zip(who, counts, strict=True) if value]
             told += [f"failed {failed[index]}"] if failed[index] else []
-            at = begins + index * width
+            x = figure.x(left)
             words = f"{figure.moment(at)}: {', '.join(told) or 'nothing'}"
-            figure.bars.append(Bar(figure.x(at), parts, at, counts, failed[index], words))
+            figure.bars.append(Bar(x, round(figure.x(right) - x, 3), parts, at, counts, failed[index], words))
         for index, switch in enumerate(switches):
             x = figure.x(switch["at"] - zero)
             another = index + 1 < len(switches)  # whose line these words had better not cross
             if 0 <= x <= 100:
                 figure.switches.append(Switch(x, switch["at"] - zero, switch["release"], x > (30 if another else 50)))
         turns = [(0.0, old), *((switch.x, switch.release) for switch in figure.switches), (100.0, None)]
-        for (left, release), (right, _) in pairwise(turns):
-            if right - left > 12 and any(each.name == release for each in who):
-                figure.names.append(((left + right) / 2, str(release)))
-        figure.x_ticks.extend((figure.x(at), figure.moment(at)) for at in between(begins, begins + count * width))
+        for (x, release), (next_x, _) in pairwise(turns):
+            if next_x - x > 12 and any(each.name == release for each in who):
+                figure.names.append(((x + next_x) / 2, str(release)))
+        figure.x_ticks.extend((figure.x(at), figure.moment(at)) for at in between(begins, ends))
         return figure
+
+    def x(self, at: float) -> float:
+        return place(at, self.begins, self.ends - self.begins)
+
+    def moment(self, at: float) -> str:
+        """The moment in words: with a sign if it is counted from a switch."""
+        return offset(at) if self.signed else f"{number(round(at, 2))} s"
 
 
 @dataclass(frozen=True)
@@ -236,10 +241,10 @@ def latency(spans: Mapping[str, Any], figure: Figure) -> Latency | None:
     if highest is None:
         return None
     steps = ticks(highest)
-    top = max(steps[-1], highest) or 1.0
 
     def point(index: int, value: float) -> tuple[float, float]:
-        return round(1000 * (index + 0.5) / figure.count, 1), round(HEIGHT - HEIGHT * value / top, 1)
+        bar = figure.bars[index]
+        return round(10 * (bar.x + bar.width / 2), 1), round(HEIGHT - HEIGHT * value / steps[-1], 1)
 
     runs = stretches(p99)
     low = [[point(index, p50[index]) for index in run] for run in runs]
@@ -253,8 +258,8 @@ def latency(spans: Mapping[str, Any], figure: Figure) -> Latency | None:
         p99="".join(path(each) for each in high),
         band="".join(path([*above, *reversed(below)]) + "z" for above, below in zip(high, low, strict=True)),
         during=during,
-        y_ticks=[(round(HEIGHT - HEIGHT * tick / top, 1), f"{number(tick)} ms") for tick in steps],
-        rows=[(figure.begins + i * figure.width, p50[i], p99[i]) for run in runs for i in run],
+        y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), f"{number(tick)} ms") for tick in steps],
+        rows=[(figure.bars[i].at, p50[i], p99[i]) for run in runs for i in run],
     )
 
 
@@ -331,7 +336,7 @@ def step_of(length: float, about: int) -> float:
 def ticks(highest: float) -> list[float]:
     """Round values from 0 on, the last of which is at or above the highest."""
     step = step_of(highest, 3)
-    return [step * index for index in range(math.ceil(highest / step * 0.999) + 1)]
+    return [step * index for index in range(math.ceil(highest / step) + 1)]
 
 
 def between(begin: float, end: float) -> list[float]:

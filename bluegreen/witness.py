@@ -373,7 +373,8 @@ def percentiles_ms(seconds: Iterable[float]) -> dict[str, float | None]:
 def spans(requests: list[Record], names: Iterable[str], origin: float, anchor: float) -> dict[str, Any]:
     """What came of the requests in spans of time of one width, SPANS_LIMIT at most, one of which begins at `anchor`.
 
-    `begins` is in seconds from `origin`, `width` in seconds. A request belongs to the span in which it was sent.
+    A request belongs to the span in which it was sent. `begins` (the first span), `first` and `last` (requests) are in
+    seconds from `origin`, `width` in seconds.
     """
     width = SPAN
 
@@ -397,6 +398,8 @@ def spans(requests: list[Record], names: Iterable[str], origin: float, anchor: f
     return {
         "begins": round(anchor + begin * width - origin, 3),
         "width": width,
+        "first": round(first.sent - origin, 3),
+        "last": round(last.sent - origin, 3),
         "answers": answers,
         "failed": failed,
         "p50_ms": [each["p50"] for each in figures],

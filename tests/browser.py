@@ -1,4 +1,4 @@
-"""A page in a real, headless Chromium: what it says, what it fetches, what it looks like, and what axe-core finds in it."""
+"""A page in a real, headless Chromium: what it says and fetches, what it looks like, and what axe-core finds in it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
+        self._width = 0
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
 
     def open(self, url: str, *, width: int = 1200, scheme: str = "light") -> None:
         """The page is loaded, seen on a screen of this width by somebody who prefers the scheme."""
-        self.requests, self.complaints = [], []
+        self._width = width
         command = self._driver.execute_cdp_cmd
         metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
         command("Emulation.setDeviceMetricsOverride", metrics)
@@ -55,16 +58,16 @@ class Browser:
 
     def overflows(self) -> bool:
         """Whether the page is wider than its screen, so that a reader has to move it sideways."""
-        return bool(self.run("return document.documentElement.scrollWidth > window.innerWidth"))
+        width = self.run("return document.documentElement.scrollWidth")
+        assert isinstance(width, int)
+        return width > self._width
 
     def findings(self) -> list[str]:
         """What axe-core finds serious or critical, each with the elements that it is about."""
         self.run(AXE.read_text(encoding="utf-8"))
-        found = self._driver.execute_async_script(
-            "const done = arguments[0];"
-            "axe.run().then(found => done(JSON.stringify(found.violations)), error => done(JSON.stringify(String(error))))"
+        violations = self._driver.execute_async_script(
+            "const done = arguments[0]; axe.run().then(found => done(found.violations), error => done(String(error)))"
         )
-        violations = json.loads(found)
         assert isinstance(violations, list), violations
         return [
             f"{each['impact']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
@@ -76,9 +79,6 @@ class Browser:
         """The whole page, as it is shown now, is in the file."""
         shot = self._driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         file.write_bytes(base64.b64decode(shot["data"]))
-
-    requests: list[str]
-    complaints: list[str]
 
     def _listen(self) -> None:
         for entry in self._driver.get_log("performance"):

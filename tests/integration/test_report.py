@@ -63,10 +63,25 @@ def test_a_deploy_can_be_looked_at(make_service: Make, browser: Browser, tmp_pat
 
 
 def test_a_deploy_that_was_undone_says_why_on_its_page(make_service: Make, browser: Browser, tmp_path: Path) -> None:
-    service = make_service(image="haproxy:3.2", probe='timeout = "3s"')
+    service = make_service(image="haproxy:3.2")
     service.deploy("v1")
+    settings = service.directory / "bluegreen.toml"
+    settings.write_text(settings.read_text().replace("seconds = 0.5", "seconds = 60"))
     page = tmp_path / "report.html"
     assert service.run("deploy", "v4-dies", "--report", str(page)).code == 1
     look(browser, page, "undone", pictures(tmp_path))
-    for words in ("Undone", "It was undone: v1 still serves.", "undo start", "the last lines of"):
+    for words in ("Undone", "It was undone: v1 still serves.", "undo switch", "BROKEN=dies: ending", "back to v1"):
         assert words in browser.text, words
+
+
+def test_a_page_that_is_bad_is_found_to_be_so(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!DOCTYPE html><title>bad</title><div style='width: 900px; color: #ccc'>pale</div>"
+        "<img src='http://127.0.0.1:9/x.png'><script>console.error('oh')</script>"
+    )
+    browser.open(page.as_uri(), width=375)
+    assert browser.requests == [page.as_uri(), "http://127.0.0.1:9/x.png"]
+    assert any("oh" in words for words in browser.complaints)
+    assert any("contrast" in words for words in browser.findings())
+    assert browser.overflows()

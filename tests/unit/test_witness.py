@@ -819,6 +819,8 @@ def test_who_answered_when_is_told_in_spans_that_part_at_the_switch() -> None:
         "run": {
             "begins": 3.5,
             "width": 0.25,
+            "first": 3.7,
+            "last": 4.8,
             "answers": {"v1": [1, 1, 1, 0, 0, 0], "v2": [0, 0, 1, 0, 0, 0]},
             "failed": [0, 0, 0, 1, 0, 1],
             "p50_ms": figures[:6],
