@@ -14,13 +14,11 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from bluegreen.witness import UNTOLD
 from bluegreen.words import plain
 
 if TYPE_CHECKING:
     import jinja2
-
-UNTOLD = "unknown"
-"""The label of answers that don't tell which release gave them."""
 
 HEIGHT = 180
 """Of a figure's plot, in pixels."""
@@ -108,13 +106,8 @@ def users(receipt: Mapping[str, Any]) -> str:
         return "" if receipt["result"] == "unchanged" else "No witness looked on, so what users saw was not counted."
     if not total:
         return "The witness had nothing to ask yet."
-    if receipt["probe"] == "tcp":
-        what, harmed = "connections", "was not accepted" if failed == 1 else "were not accepted"
-    else:
-        what, harmed = "requests", "failed"
-    if failed:
-        return f"{failed:,} of the witness's {total:,} {what} {harmed}."
-    return f"None of the witness's {total:,} {what} {harmed if what == 'requests' else 'was refused'}."
+    what = "connections" if receipt["probe"] == "tcp" else "requests"
+    return f"{f'{failed:,}' if failed else 'None'} of the witness's {total:,} {what} failed."
 
 
 @dataclass(frozen=True)
@@ -258,7 +251,7 @@ def latency(spans: Mapping[str, Any], figure: Figure) -> Latency | None:
         p99="".join(path(each) for each in high),
         band="".join(path([*above, *reversed(below)]) + "z" for above, below in zip(high, low, strict=True)),
         during=during,
-        y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), f"{number(tick)} ms") for tick in steps],
+        y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), mark(tick, steps[-1])) for tick in steps],
         rows=[(figure.bars[i].at, p50[i], p99[i]) for run in runs for i in run],
     )
 
@@ -347,6 +340,11 @@ def between(begin: float, end: float) -> list[float]:
 
 def number(value: float) -> str:
     return f"{value:,.10g}"
+
+
+def mark(value: float, highest: float) -> str:
+    """A latency on a scale, in seconds where milliseconds would be long."""
+    return f"{number(value / 1000)} s" if highest >= 1000 else f"{number(value)} ms"
 
 
 def offset(seconds: float) -> str:

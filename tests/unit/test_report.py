@@ -147,7 +147,7 @@ def outcomes() -> dict[str, tuple[dict[str, Any], str]]:
         "recovered": (made(replace(BACK, reason="the unfinished run r6 was undone"), witness=None), "r6 was undone"),
         "no witness": (made(witness=None), "No witness looked on"),
         "a silent witness": (made(witness=witness(begins=1, ends=1)), "The witness had nothing to ask yet."),
-        "tcp": (made(witness=tcp, probe="tcp"), "1 of the witness's 80 connections was not accepted."),
+        "tcp": (made(witness=tcp, probe="tcp"), "1 of the witness's 80 connections failed."),
         "untold": (made(witness=witness({"v1": None, "v2": None})), "don't tell which release gave them"),
         "the same name": (made(twice, witness=witness({"v2": "version 2"})), "Both releases are called v2"),
         "all failed": (made(witness=witness(failing=(0, 9))), "80 of the witness's 80 requests failed."),
