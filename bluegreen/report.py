@@ -34,8 +34,8 @@ MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", 
 def render(receipt: Mapping[str, Any]) -> str:
     """The page of the receipt. What an older version did not yet put into a receipt is left out."""
     series, who = receipt.get("series"), answerers(receipt)
-    whole = Figure.of(series["run"], series["switches"], receipt["from"], who) if series else None
-    near = series and series["switch"] and Figure.of(series["switch"], series["switches"], receipt["from"], who)
+    whole = figure(series["run"], series["switches"], receipt["from"], who) if series else None
+    near = series and series["switch"] and figure(series["switch"], series["switches"], receipt["from"], who)
     return _template().render(
         receipt=receipt,
         marks=MARKS,
@@ -111,6 +111,27 @@ def users(receipt: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The time that a figure shows, in seconds from the first switch or, unless `signed`, from the run's start."""
+
+    begins: float
+    ends: float
+    signed: bool
+
+    def x(self, at: float) -> float:
+        """Where the moment is, in percent of the width."""
+        return place(at, self.begins, self.ends - self.begins)
+
+    def moment(self, at: float) -> str:
+        """The moment in words."""
+        return offset(at) if self.signed else f"{number(round(at, 2))} s"
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Round moments, each with its place."""
+        return [(self.x(at), self.moment(at)) for at in between(self.begins, self.ends)]
+
+
+@dataclass(frozen=True)
 class Bar:
     """One span of time: where it stands, what it says, and its parts from the ground up as (colour, y, height)."""
 
@@ -135,84 +156,91 @@ class Switch:
 
 @dataclass(frozen=True)
 class Figure:
-    """Answers over time as bars. Times are in seconds from the first switch or, without one, from the run's start."""
+    """Answers over time as bars, one for each span."""
 
-    begins: float
-    ends: float
+    scale: Scale
     width: float
-    """Of a span. The first and the last are drawn as narrow as they were watched, or they would seem to be lulls."""
-    signed: bool
-    """Whether the times are counted from a switch."""
+    """Of a span, in seconds."""
     peak: float
     """The most answers a second."""
     bars: list[Bar]
     switches: list[Switch]
     names: list[tuple[float, str]]
     """Of the releases, each in the middle of the time in which it is the one to answer."""
-    x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
 
-    @classmethod
-    def of(
-        cls, spans: Mapping[str, Any], switches: list[Mapping[str, Any]], old: str | None, who: list[Answerer]
-    ) -> Figure:
-        width, failed = spans["width"], spans["failed"]
-        answers = [spans["answers"].get(each.name, [0] * len(failed)) for each in who]
-        totals = [sum(each) for each in zip(failed, *answers, strict=True)]
-        zero = switches[0]["at"] if switches else 0.0
-        begins = spans["begins"] - zero
-        ends = begins + width * len(failed)
-        starts = [begins + width * index for index in range(len(failed))]
-        rate = max(totals[1:-1], default=0) / width
-        if rate:
-            begins, ends = max(begins, spans["first"] - zero), min(ends, spans["last"] - zero + 1 / rate)
-        peak = rate or max(totals) / width
-        steps = ticks(peak)
-        figure = cls(
-            begins=begins,
-            ends=ends,
-            width=width,
-            signed=bool(switches),
-            peak=peak,
-            bars=[],
-            switches=[],
-            names=[],
-            x_ticks=[],
-            y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), number(tick)) for tick in steps],
-        )
-        for index, at in enumerate(starts):
-            left, right = max(at, begins), min(at + width, ends)
-            seconds = max(right - left, totals[index] / peak)
-            counts = [each[index] for each in answers]
-            parts, y = [], float(HEIGHT)
-            for colour, value in [*zip((each.colour for each in who), counts, strict=True), ("failed", failed[index])]:
-                height = HEIGHT * value / seconds / steps[-1]
-                y -= height
-                if value:
-                    parts.append((colour, round(y, 1), round(height, 1)))
-            told = [f"{each.label} {value}" for each, value in zip(who, counts, strict=True) if value]
-            told += [f"failed {failed[index]}"] if failed[index] else []
-            x = figure.x(left)
-            words = f"{figure.moment(at)}: {', '.join(told) or 'nothing'}"
-            figure.bars.append(Bar(x, round(figure.x(right) - x, 3), parts, at, counts, failed[index], words))
-        for index, switch in enumerate(switches):
-            x = figure.x(switch["at"] - zero)
-            another = index + 1 < len(switches)  # whose line these words had better not cross
-            if 0 <= x <= 100:
-                figure.switches.append(Switch(x, switch["at"] - zero, switch["release"], x > (30 if another else 50)))
-        turns = [(0.0, old), *((switch.x, switch.release) for switch in figure.switches), (100.0, None)]
-        for (x, release), (next_x, _) in pairwise(turns):
-            if next_x - x > 12 and any(each.name == release for each in who):
-                figure.names.append(((x + next_x) / 2, str(release)))
-        figure.x_ticks.extend((figure.x(at), figure.moment(at)) for at in between(begins, ends))
-        return figure
 
-    def x(self, at: float) -> float:
-        return place(at, self.begins, self.ends - self.begins)
+def figure(
+    spans: Mapping[str, Any], switches: list[Mapping[str, Any]], old: str | None, who: list[Answerer]
+) -> Figure:
+    """The spans of a series as a figure; `old` is who answered before the first switch."""
+    width, failed = spans["width"], spans["failed"]
+    answers = [spans["answers"].get(each.name, [0] * len(failed)) for each in who]
+    totals = [sum(each) for each in zip(failed, *answers, strict=True)]
+    zero = switches[0]["at"] if switches else 0.0
+    begins = spans["begins"] - zero
+    ends = begins + width * len(failed)
+    scale = Scale(begins, ends, bool(switches))
+    peak = max(totals) / width
+    inner = max(totals[1:-1], default=0) / width
+    if inner:  # the first and the last are as narrow as they were watched, or they would seem to be lulls
+        peak = inner
+        scale = Scale(max(begins, spans["first"] - zero), min(ends, spans["last"] - zero + 1 / inner), bool(switches))
+    steps = ticks(peak)
+    colours = [*((each.label, each.colour) for each in who), ("failed", "failed")]
+    bars = [
+        bar(scale, begins + width * index, width, list(zip(colours, counts, strict=True)), peak, steps[-1])
+        for index, counts in enumerate(zip(*answers, failed, strict=True))
+    ]
+    shown = switches_on(scale, [(switch["at"] - zero, switch["release"]) for switch in switches])
+    y_ticks = [(level(tick, steps[-1]), number(tick)) for tick in steps]
+    return Figure(scale, width, peak, bars, shown, names_on(shown, old, who), y_ticks)
 
-    def moment(self, at: float) -> str:
-        """The moment in words: with a sign if it is counted from a switch."""
-        return offset(at) if self.signed else f"{number(round(at, 2))} s"
+
+def bar(
+    scale: Scale, at: float, width: float, counts: list[tuple[tuple[str, str], int]], peak: float, top: float
+) -> Bar:
+    """The bar of the span from `at` on; it is as high as its answers a second, at most `peak`, on a scale to `top`.
+
+    `counts` are those of each label and colour, of failures last.
+    """
+    left, right = max(at, scale.begins), min(at + width, scale.ends)
+    seconds = max(right - left, sum(count for _, count in counts) / peak)
+    parts: list[tuple[str, float, float]] = []
+    below = 0
+    for (_, colour), count in counts:
+        if count:
+            y = level((below + count) / seconds, top)
+            parts.append((colour, y, round(level(below / seconds, top) - y, 1)))
+            below += count
+    *answers, failed = (count for _, count in counts)
+    told = ", ".join(f"{label} {count}" for (label, _), count in counts if count)
+    x = scale.x(left)
+    return Bar(
+        x, round(scale.x(right) - x, 3), parts, at, answers, failed, f"{scale.moment(at)}: {told or 'nothing'}"
+    )
+
+
+def switches_on(scale: Scale, switches: list[tuple[float, str]]) -> list[Switch]:
+    """The switches that the scale reaches."""
+    shown = []
+    for index, (at, release) in enumerate(switches):
+        another = index + 1 < len(switches)  # whose line these words had better not cross
+        x = scale.x(at)
+        if 0 <= x <= 100:
+            shown.append(Switch(x, at, release, x > (30 if another else 50)))
+    return shown
+
+
+def names_on(switches: list[Switch], old: str | None, who: list[Answerer]) -> list[tuple[float, str]]:
+    """The releases, each in the middle of the time between the switch to it and the next, if there is room for it."""
+    turns = [(0.0, old), *((switch.x, switch.release) for switch in switches), (100.0, None)]
+    told = {each.name for each in who}
+    return [
+        ((x + following) / 2, release)
+        for (x, release), (following, _) in pairwise(turns)
+        if release in told and following - x > 12
+    ]
 
 
 @dataclass(frozen=True)
@@ -237,21 +265,21 @@ def latency(spans: Mapping[str, Any], figure: Figure) -> Latency | None:
 
     def point(index: int, value: float) -> tuple[float, float]:
         bar = figure.bars[index]
-        return round(10 * (bar.x + bar.width / 2), 1), round(HEIGHT - HEIGHT * value / steps[-1], 1)
+        return round(10 * (bar.x + bar.width / 2), 1), level(value, steps[-1])
 
     runs = stretches(p99)
     low = [[point(index, p50[index]) for index in run] for run in runs]
     high = [[point(index, p99[index]) for index in run] for run in runs]
     during = None
     if figure.switches:
-        left, right = (min(100.0, max(0.0, figure.x(at))) for at in DURING)
+        left, right = (min(100.0, max(0.0, figure.scale.x(at))) for at in DURING)
         during = round(left, 3), round(right - left, 3)
     return Latency(
         p50="".join(path(each) for each in low),
         p99="".join(path(each) for each in high),
         band="".join(path([*above, *reversed(below)]) + "z" for above, below in zip(high, low, strict=True)),
         during=during,
-        y_ticks=[(round(HEIGHT - HEIGHT * tick / steps[-1], 1), mark(tick, steps[-1])) for tick in steps],
+        y_ticks=[(level(tick, steps[-1]), mark(tick, steps[-1])) for tick in steps],
         rows=[(figure.bars[i].at, p50[i], p99[i]) for run in runs for i in run],
     )
 
@@ -299,6 +327,11 @@ def timeline(steps: list[Mapping[str, Any]], switches: list[Mapping[str, Any]]) 
 def place(at: float, begin: float, length: float) -> float:
     """Where the moment is, in percent of the length."""
     return round(100 * (at - begin) / length, 3)
+
+
+def level(value: float, top: float) -> float:
+    """How far below the upper edge of a plot, whose scale ends at `top`, the value is."""
+    return round(HEIGHT - HEIGHT * value / top, 1)
 
 
 def path(points: list[tuple[float, float]]) -> str:

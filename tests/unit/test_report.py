@@ -261,20 +261,20 @@ def test_no_bar_leaves_its_figure_and_all_bars_add_up(kind: str) -> None:
     if not series:
         return
     who = answerers(given)
-    figure = report.Figure.of(series["run"], series["switches"], given["from"], who)
+    figure = report.figure(series["run"], series["switches"], given["from"], who)
     assert sum(bar.failed + sum(bar.answers) for bar in figure.bars) == given["requests"]["total"]
     for bar in figure.bars:
         assert 0 <= bar.x < bar.x + bar.width <= 100.01
         for _, y, height in bar.parts:
             assert height > 0
             assert -0.1 <= y <= HEIGHT - height + 0.2
-    assert all(0 <= x <= 100 for x, _ in figure.x_ticks)
-    assert 2 <= len(figure.x_ticks) <= 9
+    assert all(0 <= x <= 100 for x, _ in figure.scale.marks())
+    assert 2 <= len(figure.scale.marks()) <= 9
 
 
 def test_spans_that_were_watched_in_part_are_drawn_narrow_and_not_low() -> None:
     given = made(witness=witness(begins=1.15, ends=8.85))
-    figure = report.Figure.of(given["series"]["run"], given["series"]["switches"], "v1", answerers(given))
+    figure = report.figure(given["series"]["run"], given["series"]["switches"], "v1", answerers(given))
     inner = figure.bars[1:-1]
     heights = [[sum(height for *_, height in bar.parts) for bar in bars] for bars in (inner, figure.bars)]
     assert min(heights[0]) == min(heights[1])
