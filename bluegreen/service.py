@@ -41,7 +41,7 @@ from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
-from bluegreen.receipt import receipt
+from bluegreen.receipt import Start, receipt
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
@@ -81,6 +81,8 @@ class Service:
     project: Project | None = None
     """The GitLab project that deployments are recorded in."""
     events: list[Event] = field(default_factory=list)
+    start: Start | None = None
+    """When the last run began."""
 
     @classmethod
     @contextmanager
@@ -276,11 +278,13 @@ class Service:
     ) -> dict[str, Any]:
         _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        host, kind = self.runtime.name, self.settings.probe_kind
+        host = self.runtime.name
+        start = self.start = Start(time.monotonic(), datetime.now(UTC), Holder.me(doing).who)
 
         threading.Thread(target=_warm_up, name="imports", daemon=True).start()
 
         def tell(event: Event) -> None:
+            event = replace(event, at=max(0.0, time.monotonic() - event.seconds - start.clock))
             self.events.append(event)
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
@@ -301,10 +305,10 @@ class Service:
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
-                    return receipt(self.settings.service, run_id, plan, "done", self.events, probe=kind)
+                    return self._receipt(run_id, plan, "done", observed)
             plan = planner(observed)
             if plan.unchanged:
-                return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
+                return self._receipt(run_id, plan, "unchanged", observed)
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -327,7 +331,7 @@ class Service:
             finally:
                 if witness:
                     witness.stop()
-            return self._receipt(run, "done")
+            return self._receipt_of(run, "done")
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -351,19 +355,37 @@ class Service:
         if run.witness:
             run.witness.stop()
         undone = not isinstance(error, NeedsPerson)
-        error.receipt = self._receipt(run, "undone" if undone else "failed", error.message)
+        error.receipt = self._receipt_of(run, "undone" if undone else "failed", error.message)
         if undone:
             error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
         return error
 
-    def _receipt(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
+    def _receipt(self, run_id: str, plan: Plan, result: str, observed: Observed, **more: Any) -> dict[str, Any]:
+        proxy = self.settings.proxy
         return receipt(
             self.settings.service,
-            run.id,
-            run.plan,
+            run_id,
+            plan,
             result,
             self.events,
             probe=self.settings.probe_kind,
+            start=self.start,
+            proxy={
+                "kind": proxy.kind,
+                "version": observed.proxy.version,
+                "url": proxy.url,
+                "switch": observed.proxy.switch,
+            },
+            **more,
+        )
+
+    def _receipt_of(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
+        return self._receipt(
+            run.id,
+            run.plan,
+            result,
+            run.observed,
+            release=run.release,
             witness=run.witness,
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),

@@ -311,6 +311,36 @@ def test_a_receipt_that_cannot_be_written_does_not_fail_the_deploy(shell: Shell)
     assert "the receipt could not be written" in ran.err
 
 
+def test_a_report_is_written_of_a_deploy_of_one_that_failed_and_of_a_rollback(shell: Shell) -> None:
+    def reported() -> str:
+        return (shell.directory / "out.html").read_text()
+
+    assert shell.deploy("v1", "--report", "out.html").code == 0
+    assert "v1 is live." in reported()
+    shell.deploy("v2")
+    shell.world.answers["v3"] = lambda: Answer(503, "")
+    assert shell.deploy("v3", "--report", "out.html", "--receipt", "out.json").code == 1
+    assert "It was undone: v2 still serves." in reported()
+    assert shell("rollback", "--no-witness", "--report", "out.html").code == 0
+    assert "v1 is live again." in reported()
+    assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.html", "out.json"]
+
+
+def test_a_report_that_cannot_be_made_or_written_does_not_change_the_outcome(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shell.directory / "out.html").mkdir()
+    for file in ("no/such/out.html", "out.html"):
+        ran = shell.deploy("v1", "--report", file)
+        assert ran.code == 0
+        assert "the report could not be written" in ran.err
+    monkeypatch.setattr("bluegreen.report.render", lambda receipt: receipt["no such thing"])
+    assert "the report could not be written: 'no such thing'" in shell.deploy("v2", "--report", "new.html").err
+    shell.world.answers["v3"] = lambda: Answer(503, "")
+    assert shell.deploy("v3", "--report", "new.html").code == 1
+    assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.html"]
+
+
 def test_json_of_every_command_that_has_it_is_json(shell: Shell) -> None:
     lines = shell.deploy("v1", "--json").out.splitlines()
     events = [json.loads(line) for line in lines]
