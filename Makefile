@@ -14,7 +14,7 @@ help: ## list the targets
 
 lab: .venv/.stamp engine images ci-local browser ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
 
-.venv/.stamp: setup.cfg
+.venv/.stamp: setup.cfg lab/requirements.lock
 	@lab/venv
 	@touch $@
 
@@ -40,9 +40,10 @@ test: ## set up and run everything: lint, unit, contract and integration tests
 	@$(MAKE) --no-print-directory test-contract
 	@$(MAKE) --no-print-directory test-integration
 
-lint: .venv/.stamp ## ruff and mypy
+lint: .venv/.stamp ## ruff, mypy, and the dependencies against published advisories
 	.venv/bin/ruff check
 	.venv/bin/mypy
+	@lab/audit
 
 test-unit: .venv/.stamp ## the quick tests, no engine needed
 	$(PYTEST) tests/unit -n 2 -q

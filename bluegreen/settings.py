@@ -1070,7 +1070,7 @@ class ProxyTable(Table):
         # Without a `listen` that is right, its problem is the one to tell.
         listen, tls = info.data.get("listen", "localhost:80"), info.data.get("tls")
         host, _, port = ((tls and tls.listen) or listen).rpartition(":")
-        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return f"{'https' if tls else 'http'}://{reached}:{port}"
 
 
