@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from bluegreen import __version__
-from bluegreen.errors import BluegreenError, Interrupted, UsageError
+from bluegreen.errors import BluegreenError, Interrupted, Unexpected, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +36,7 @@ class Cli(click.Group):
             error.show()
             sys.exit(2)
         except BluegreenError as error:
-            console.error(error)
+            console.error(_logged(error) if isinstance(error, Unexpected) else error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             console.error(Interrupted("interrupted", hint="bluegreen status"))
@@ -45,12 +45,30 @@ class Cli(click.Group):
             sys.stderr.close()  # whoever read our output has gone, and wants no words about it
             sys.exit(1)
         except Exception as error:
-            if os.environ.get("BLUEGREEN_DEBUG"):
-                raise
-            words = f"unexpected: {type(error).__name__}: {error}"
-            console.error(BluegreenError(words, hint="BLUEGREEN_DEBUG=1 before the command shows where"))
-            sys.exit(BluegreenError.exit_code)
+            console.error(_logged(Unexpected(error)))
+            sys.exit(Unexpected.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _logged(error: Unexpected) -> Unexpected:
+    """The error, which now says in which file its traceback stands: one that nobody but its owner can read."""
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(error.__cause__))
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser(), "bluegreen")
+    for directory in (state, Path(tempfile.gettempdir())):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, path = tempfile.mkstemp(prefix="bluegreen-error-", suffix=".log", dir=directory)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+                file.write(f"bluegreen {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+        except (OSError, RuntimeError):  # RuntimeError: there is no home
+            continue
+        error.message += f"; where it came from stands in {path}"
+        return error
+    error.message += "; there was no place for a log file"
+    return error
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,7 +21,7 @@ from requests import RequestException
 from bluegreen import plan as planning
 from bluegreen import prune
 from bluegreen.engine import execute, interrupts
-from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
+from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
     Project,
     checked_out,
@@ -541,13 +541,13 @@ def _warm_up() -> None:
     import tenacity  # noqa: F401
 
 
-def _engine_failed(error: Exception) -> Failed:
+def _engine_failed(error: Exception) -> BluegreenError:
     """The error of a library in words."""
     if isinstance(error, DockerException):  # first, as an answer of the engine is both
         return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
     if isinstance(error, RequestException):
         return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
-    return Failed(f"unexpected: {type(error).__name__}: {error}")
+    return Unexpected(error)
 
 
 def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:

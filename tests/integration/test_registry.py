@@ -99,7 +99,7 @@ def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
 ) -> None:
     double = gitlab()
     service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n')
-    service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "BLUEGREEN_DEBUG": "1"}
+    service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "XDG_STATE_HOME": os.fspath(service.directory)}
     deploying = service.start("deploy", "v1", "--receipt", "receipt.json")
     seen: set[bytes] = set()
     end = time.monotonic() + 180
@@ -123,8 +123,11 @@ def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
             text=True,
         )
     )
-    assert "Traceback" in ran.err
-    assert "registry.digest" in ran.err
+    assert ran.code == 5
+    [log] = (service.directory / "bluegreen").glob("*.log")
+    assert "Traceback" not in ran.text
+    assert "registry.digest" in log.read_text()
+    assert not [secret for secret in double.secrets if secret in log.read_text()]
     tells_no_secret(double, engine, service, ran)
 
 

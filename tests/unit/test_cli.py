@@ -26,6 +26,7 @@ from bluegreen.errors import (
     Locked,
     NeedsPerson,
     SettingsError,
+    Unexpected,
     UsageError,
 )
 from bluegreen.gitlab_server import Server
@@ -98,7 +99,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     # The command takes SIGTERM for itself; here the test run must keep it.
     monkeypatch.setattr("bluegreen.cli.signal.signal", lambda *_: None)
     monkeypatch.delenv("BLUEGREEN_CONFIG", raising=False)
-    monkeypatch.delenv("BLUEGREEN_DEBUG", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return shell
 
@@ -163,7 +164,8 @@ def test_prune_lists_and_with_yes_removes_what_nothing_needs(shell: Shell) -> No
     assert shell.world.images == before
     pruned = json.loads(shell("prune", "--yes", "--json").out)
     assert (pruned["images"], pruned["done"]) == (["shop:v1", "shop:v2"], True)
-    assert {name for name in before if name not in shell.world.images} == {"shop:v1", "shop:v2"}
+    gone = {name for name in before if name not in shell.world.images}
+    assert gone == {"shop:v1", "shop:v2", "sha256:v1", "sha256:v2"}
     assert shell("rollback", "--no-witness").code == 0
     assert "there is nothing to remove" in shell("prune", "--yes").out
 
@@ -249,7 +251,8 @@ def test_the_settings_file_can_be_named(shell: Shell, monkeypatch: pytest.Monkey
         (NeedsPerson("x"), 5),
         (Interrupted("x"), 130),
         (KeyboardInterrupt(), 130),
-        (RuntimeError("x"), 1),
+        (RuntimeError("x"), 5),
+        (Unexpected(KeyError("x")), 5),
     ],
 )
 def test_every_error_has_its_exit_code(
@@ -266,6 +269,29 @@ def test_every_error_has_its_exit_code(
     ran = shell("status", "--json")
     assert ran.code == code
     assert json.loads(ran.out)["exit_code"] == code
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_log_file(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(self: Service) -> None:
+        raise KeyError("no\n\x1b[31msuch key")
+
+    monkeypatch.setattr(Service, "status", broken)
+    ran = shell("status")
+    lines = ran.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: unexpected: KeyError: ")
+    assert "\x1b" not in ran.err
+    [log] = (tmp_path / "state/bluegreen").iterdir()
+    assert lines[0].endswith(f"stands in {log}")
+    assert "in broken" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: os.fspath(tmp_path / "file"))
+    assert "there was no place for a log file" in shell("status").err
 
 
 def test_a_deploy_its_repetition_and_a_rollback(shell: Shell) -> None:

@@ -201,7 +201,7 @@ def test_a_failure_at_any_point_before_the_commit_is_undone_and_after_it_takes_n
         if number >= begun:
             error = caught.value
             assert isinstance(error, BluegreenError)
-            assert error.exit_code == 1, where
+            assert error.exit_code == (5 if kind is RuntimeError else 1), where
             assert error.message.endswith(f"{job.old} still serves" if job.old else "as before"), where
             assert error.receipt, where
             assert error.receipt["result"] == "undone", where
