@@ -7,14 +7,14 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images ci-local ci test lint test-unit test-contract test-integration demo demo-down soak clean
+.PHONY: help lab engine images ci-local browser ci test lint test-unit test-contract test-integration demo demo-down soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-lab: .venv/.stamp engine images ci-local ## set up: .venv, a Docker engine, the base images, what runs pipelines
+lab: .venv/.stamp engine images ci-local browser ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
 
-.venv/.stamp: setup.cfg
+.venv/.stamp: setup.cfg lab/requirements.lock
 	@lab/venv
 	@touch $@
 
@@ -27,6 +27,9 @@ images: .venv/.stamp engine
 ci-local:
 	@lab/ci-local
 
+browser:
+	@lab/browser
+
 ci: .venv/.stamp ## write the pipelines below ci/ from their template
 	.venv/bin/python -m bluegreen.gitlab_ci ci
 
@@ -37,9 +40,10 @@ test: ## set up and run everything: lint, unit, contract and integration tests
 	@$(MAKE) --no-print-directory test-contract
 	@$(MAKE) --no-print-directory test-integration
 
-lint: .venv/.stamp ## ruff and mypy
+lint: .venv/.stamp ## ruff, mypy, and the dependencies against published advisories
 	.venv/bin/ruff check
 	.venv/bin/mypy
+	@lab/audit
 
 test-unit: .venv/.stamp ## the quick tests, no engine needed
 	$(PYTEST) tests/unit -n 2 -q

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from bluegreen import __version__
-from bluegreen.errors import BluegreenError, Interrupted, UsageError
+from bluegreen.errors import BluegreenError, Interrupted, Unexpected, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +36,7 @@ class Cli(click.Group):
             error.show()
             sys.exit(2)
         except BluegreenError as error:
-            console.error(error)
+            console.error(_logged(error) if isinstance(error, Unexpected) else error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             console.error(Interrupted("interrupted", hint="bluegreen status"))
@@ -44,12 +45,30 @@ class Cli(click.Group):
             sys.stderr.close()  # whoever read our output has gone, and wants no words about it
             sys.exit(1)
         except Exception as error:
-            if os.environ.get("BLUEGREEN_DEBUG"):
-                raise
-            words = f"unexpected: {type(error).__name__}: {error}"
-            console.error(BluegreenError(words, hint="BLUEGREEN_DEBUG=1 before the command shows where"))
-            sys.exit(BluegreenError.exit_code)
+            console.error(_logged(Unexpected(error)))
+            sys.exit(Unexpected.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _logged(error: Unexpected) -> Unexpected:
+    """The error, which now says in which file its traceback stands: one that nobody but its owner can read."""
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(error.__cause__))
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser(), "bluegreen")
+    for directory in (state, Path(tempfile.gettempdir())):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, path = tempfile.mkstemp(prefix="bluegreen-error-", suffix=".log", dir=directory)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+                file.write(f"bluegreen {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+        except (OSError, RuntimeError):  # RuntimeError: there is no home
+            continue
+        error.message += f"; where it came from stands in {path}"
+        return error
+    error.message += "; there was no place for a log file"
+    return error
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,6 +108,7 @@ def run_options(command: F) -> F:
         assume_plan,
         wait_option,
         click.option("--no-witness", is_flag=True, help="Send no requests of our own through the proxy."),
+        click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a page to look at."),
         click.option("--receipt", "receipt_file", type=click.Path(path_type=Path), help="Write the receipt as JSON."),
     ):
         command = option(command)
@@ -155,6 +175,7 @@ def deploy(
     wait: float,
     no_witness: bool,
     receipt_file: Path | None,
+    report_file: Path | None,
     rebuild: bool,
     overwrite: bool,
 ) -> None:
@@ -167,7 +188,7 @@ def deploy(
         console.plan(service.plan_deploy(release, build=rebuild))
         return
     options = Options(wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite)
-    _conclude(console, receipt_file, lambda: service.deploy(release, options, console.event))
+    _conclude(console, receipt_file, report_file, lambda: service.deploy(release, options, console.event))
 
 
 @main.command()
@@ -182,6 +203,7 @@ def rollback(
     wait: float,
     no_witness: bool,
     receipt_file: Path | None,
+    report_file: Path | None,
 ) -> None:
     """Take the previous release live again, or RELEASE."""
     from bluegreen.console import Console
@@ -192,7 +214,7 @@ def rollback(
         console.plan(service.plan_rollback(release))
         return
     options = Options(wait=wait, witness=not no_witness)
-    _conclude(console, receipt_file, lambda: service.rollback(release, options, console.event))
+    _conclude(console, receipt_file, report_file, lambda: service.rollback(release, options, console.event))
 
 
 @main.command()
@@ -380,25 +402,37 @@ def down(service: Any, yes: bool, wait: float) -> None:
     click.echo("\n".join(f"removed {each}" for each in gone) or f"nothing of {name} was there")
 
 
-def _conclude(console: Any, file: Path | None, action: Callable[[], dict[str, Any]]) -> None:
-    """The receipt of the action is shown and, if asked for, written, also when the action failed."""
+def _conclude(
+    console: Any, receipt_file: Path | None, report_file: Path | None, action: Callable[[], dict[str, Any]]
+) -> None:
+    """The receipt of the action is shown and, if asked for, written, as is its report, also when the action failed."""
     try:
         receipt = action()
     except BluegreenError as error:
         if error.receipt:
-            _write(file, error.receipt)
+            _keep(error.receipt, receipt_file, report_file)
             console.receipt(error.receipt)
         raise
-    _write(file, receipt)
+    _keep(receipt, receipt_file, report_file)
     console.receipt(receipt)
 
 
-def _write(file: Path | None, receipt: dict[str, Any]) -> None:
-    if file is None:
-        return
+def _keep(receipt: dict[str, Any], receipt_file: Path | None, report_file: Path | None) -> None:
+    if receipt_file:
+        _write("receipt", receipt_file, lambda: json.dumps(receipt, indent=2, ensure_ascii=False) + "\n")
+    if report_file:
+        from bluegreen.report import render
+
+        _write("report", report_file, lambda: render(receipt))
+
+
+def _write(what: str, file: Path, text: Callable[[], str]) -> None:
+    """The file has the text, whole. If it can't be written that is said: it changes nothing about how the run ended."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        aside.write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(text(), encoding="utf-8", errors="replace")
         os.replace(aside, file)
-    except OSError as error:
-        click.echo(f"the receipt could not be written: {error}", err=True)
+    except Exception as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        click.echo(f"the {what} could not be written: {error}", err=True)

@@ -88,7 +88,7 @@ def engine(service: Service) -> Iterator[Finding]:
         )
     else:
         yield Finding("engine", OK, text)
-    engines = datetime.fromisoformat(service.client.info()["SystemTime"][:19] + "+00:00")
+    engines = datetime.fromisoformat(service.client.info()["SystemTime"])
     yield from _clock("engine's clock", engines)
 
 

@@ -48,6 +48,17 @@ class NeedsPerson(BluegreenError):
     exit_code = 5
 
 
+class Unexpected(BluegreenError):
+    """An error that nobody foresaw: its cause, with where it came from, goes into a log file for a person to read."""
+
+    exit_code = 5
+
+    def __init__(self, cause: BaseException) -> None:
+        words = " ".join(f"{type(cause).__name__}: {cause}".split())
+        super().__init__(f"unexpected: {words if len(words) <= 300 else words[:299] + '…'}", hint="bluegreen status")
+        self.__cause__ = cause
+
+
 class Interrupted(BluegreenError):
     """Ctrl-C or SIGTERM arrived before the commit, and the run was undone."""
 

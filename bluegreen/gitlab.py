@@ -200,7 +200,8 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, BluegreenError | TimeoutError):
         return str(error)
     if isinstance(error, gitlab.GitlabError):
-        return plain(f"{error.response_code or ''} {error.error_message}".strip())
+        words = plain(f"{error.response_code or ''} {error.error_message}".strip())
+        return words + (" (was it pushed?)" if "commit does not exist" in words else "")
     return type(error).__name__
 
 

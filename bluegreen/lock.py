@@ -25,7 +25,7 @@ from bluegreen.runtimes.session import Session, SessionEnded
 LEASE = 15
 """Seconds after which a lock ends whose holder is no longer heard, as over a network that was cut."""
 
-STILLBORN = 10
+STILLBORN = 4.0
 """Seconds after which a lock that was created but never started counts as a dead holder's."""
 
 # Says that it is held, then gives back every byte it hears; ends when none came for a lease.
@@ -144,8 +144,8 @@ class Lock:
         except NotFound:
             return None
         if container.status == "created":
-            created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-            now = datetime.fromisoformat(self._client.info()["SystemTime"][:19] + "+00:00")
+            now = datetime.fromisoformat(self._client.info()["SystemTime"])  # in the time zone of the engine's host
+            created = datetime.fromisoformat(container.attrs["Created"])
             if (now - created).total_seconds() > STILLBORN:
                 self._remove(container)
                 return None
@@ -166,6 +166,7 @@ class Lock:
             self._container = None
 
     def _create(self, me: Holder) -> bool:
+        before = time.monotonic()
         try:
             self._container = self._client.containers.create(
                 self._image,
@@ -184,7 +185,7 @@ class Lock:
             if error.status_code == 409:
                 return False
             raise
-        self._created = time.monotonic()
+        self._created = before
         return True
 
     def _hold(self) -> None:

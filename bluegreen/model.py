@@ -257,3 +257,5 @@ class Event:
     seconds: float = 0.0
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    at: float = 0.0
+    """When it began, in seconds from the run's start."""

@@ -12,8 +12,8 @@ from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release
 from bluegreen.settings import Settings
 from bluegreen.steps import DEPLOY, ROLLBACK, Recipe
 
-REMEMBERED = 10
-"""How many releases back the live containers remember."""
+REMEMBERED = 12
+"""How many releases back the live containers remember: more than `retire.keep`, so that older ones are pruned."""
 
 
 def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: bool = False) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bluegreen.model import Observed
+from bluegreen.model import Observed, Plan
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ def kept(observed: Observed, keep: int) -> frozenset[str]:
     slots = list(observed.slots.values())
     before = observed.live.before[:keep] if observed.live else ()
     return frozenset({slot.release.digest for slot in slots} | {release.digest for release in before})
+
+
+def outdated(plan: Plan, keep: int) -> frozenset[str]:
+    """The digests of releases that the service ran, and that are too far back once the plan has been carried out."""
+    needed = {"", plan.release.digest} | {release.digest for release in plan.before[:keep]}
+    return frozenset(release.digest for release in plan.before[keep:]) - needed
 
 
 def superfluous(found: Sequence[Found], needed: Collection[str]) -> list[Found]:

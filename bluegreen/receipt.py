@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from bluegreen.model import Event, Plan
+from bluegreen.model import Event, Plan, Release
 from bluegreen.witness import Witness
 
 NO_REQUESTS: dict[str, Any] = {
@@ -12,6 +15,15 @@ NO_REQUESTS: dict[str, Any] = {
     "latency_ms": {phase: {"p50": None, "p99": None, "max": None} for phase in ("before", "during", "after")},
     "switch": {"at": None, "first_new_ms": None, "last_old_ms": None},
 }
+
+
+@dataclass(frozen=True)
+class Start:
+    """When a run began, by `time.monotonic` and as a UTC time, and who began it."""
+
+    clock: float
+    at: datetime
+    who: str
 
 
 def receipt(
@@ -28,11 +40,15 @@ def receipt(
     leftover: list[str] | None = None,
     warnings: list[str] | None = None,
     reason: str = "",
+    start: Start | None = None,
+    release: Release | None = None,
+    proxy: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
 
     `websockets` are those open to the old colour at the switch, and those that its end closed; `warnings`, what went
     wrong when all was decided, and changes nothing.
+    `release` is the plan's with what the run has learnt of it, such as the digest of an image that it built.
     With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
     """
     return {
@@ -43,9 +59,17 @@ def receipt(
         "to": plan.release.name,
         "result": result,
         "reason": reason or plan.reason,
+        "started": start.at.isoformat(timespec="milliseconds") if start else None,
+        "seconds": round(time.monotonic() - start.clock, 3) if start else None,
+        "who": start.who if start else None,
+        "image": plan.image,
+        "digest": (release or plan.release).digest,
+        "colours": {"from": plan.from_colour and str(plan.from_colour), "to": str(plan.colour)},
+        "proxy": proxy,
         "probe": probe,
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
+        "series": witness.series(start.clock) if witness and start else None,
         "cut": cut,
         "websockets": {"open": websockets[0], "closed": websockets[1]},
         "leftover": leftover or [],
@@ -55,6 +79,7 @@ def receipt(
                 "step": event.step,
                 "host": event.host,
                 "state": event.state,
+                "at": round(event.at, 3),
                 "seconds": round(event.seconds, 3),
                 "detail": "\n".join(filter(None, (event.detail, event.data.get("output")))),
             }

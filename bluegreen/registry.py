@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TRIES = 5
 """How often something is tried that fails in a way that may pass."""
 
-LIMIT = 60.0
-"""Seconds after which it is not tried again: the engine itself tries each part of a push for about as long."""
+LIMIT = 30.0
+"""Seconds after which it is not tried again: the engine itself tries each part of a push for 50 s."""
 
 LONGEST_WAIT = 20.0
 """Seconds between two tries, at most; the first pause is of one second, and each is twice the one before."""

@@ -21,7 +21,7 @@ from requests import RequestException
 from bluegreen import plan as planning
 from bluegreen import prune
 from bluegreen.engine import call_on_failure, execute, interrupts
-from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
+from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
     Project,
     checked_out,
@@ -42,7 +42,7 @@ from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
-from bluegreen.receipt import receipt
+from bluegreen.receipt import Start, receipt
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
@@ -82,6 +82,8 @@ class Service:
     project: Project | None = None
     """The GitLab project that deployments are recorded in."""
     events: list[Event] = field(default_factory=list)
+    start: Start | None = None
+    """When the last run began."""
 
     @classmethod
     @contextmanager
@@ -192,7 +194,7 @@ class Service:
         with self._locked("prune", options, emit) if really else nullcontext():
             observed = observe(self.runtime, self.proxy)
             observed = planning.after_recovery(observed) if observed.unfinished else observed
-            needed = prune.kept(observed, self.settings.retire.keep)
+            needed = prune.kept(observed, self.settings.retire.keep) | self.runtime.needed_elsewhere()
             images = prune.superfluous(self.runtime.images(), needed)
             gone = [each.name for each in images if not really or self.runtime.remove_image(each.name)]
             tags: list[str] = []
@@ -295,11 +297,13 @@ class Service:
     ) -> dict[str, Any]:
         _ = self.settings.pair  # refused before anything is changed
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        host, kind = self.runtime.name, self.settings.probe_kind
+        host = self.runtime.name
+        start = self.start = Start(time.monotonic(), datetime.now(UTC), Holder.me(doing).who)
 
         threading.Thread(target=_warm_up, name="imports", daemon=True).start()
 
         def tell(event: Event) -> None:
+            event = replace(event, at=max(0.0, time.monotonic() - event.seconds - start.clock))
             self.events.append(event)
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
@@ -307,7 +311,11 @@ class Service:
         with interrupts() as state, self._locked(doing, options, tell, state.sleep, run_id) as lock:
             for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
                 tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
-            observed = self._look(look, lock, tell)
+            try:
+                observed = self._look(look, lock, tell)
+            except Failed as error:
+                error.message += "; nothing was changed"
+                raise
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
                 lock.check()
@@ -318,10 +326,10 @@ class Service:
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
-                    return receipt(self.settings.service, run_id, plan, "done", self.events, probe=kind)
+                    return self._receipt(run_id, plan, "done", observed)
             plan = planner(observed)
             if plan.unchanged:
-                return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
+                return self._receipt(run_id, plan, "unchanged", observed)
 
             def heed() -> None:
                 state.heed()
@@ -350,7 +358,7 @@ class Service:
             finally:
                 if witness:
                     witness.stop()
-            return self._receipt(run, "done")
+            return self._receipt_of(run, "done")
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -376,19 +384,37 @@ class Service:
         undone = not isinstance(error, NeedsPerson)
         result = "undone" if undone else "failed"
         call_on_failure(run, result, error.message)
-        error.receipt = self._receipt(run, result, error.message)
+        error.receipt = self._receipt_of(run, result, error.message)
         if undone:
             error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
         return error
 
-    def _receipt(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
+    def _receipt(self, run_id: str, plan: Plan, result: str, observed: Observed, **more: Any) -> dict[str, Any]:
+        proxy = self.settings.proxy
         return receipt(
             self.settings.service,
-            run.id,
-            run.plan,
+            run_id,
+            plan,
             result,
             self.events,
             probe=self.settings.probe_kind,
+            start=self.start,
+            proxy={
+                "kind": proxy.kind,
+                "version": observed.proxy.version,
+                "url": proxy.url,
+                "switch": observed.proxy.switch,
+            },
+            **more,
+        )
+
+    def _receipt_of(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
+        return self._receipt(
+            run.id,
+            run.plan,
+            result,
+            run.observed,
+            release=run.release,
             witness=run.witness,
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
@@ -553,13 +579,13 @@ def _warm_up() -> None:
     import tenacity  # noqa: F401
 
 
-def _engine_failed(error: Exception) -> Failed:
+def _engine_failed(error: Exception) -> BluegreenError:
     """The error of a library in words."""
     if isinstance(error, DockerException):  # first, as an answer of the engine is both
         return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
     if isinstance(error, RequestException):
         return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
-    return Failed(f"unexpected: {type(error).__name__}: {error}")
+    return Unexpected(error)
 
 
 def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:

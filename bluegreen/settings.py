@@ -1086,7 +1086,7 @@ class ProxyTable(Table):
         # Without a `listen` that is right, its problem is the one to tell.
         listen, tls = info.data.get("listen", "localhost:80"), info.data.get("tls")
         host, _, port = ((tls and tls.listen) or listen).rpartition(":")
-        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return f"{'https' if tls else 'http'}://{reached}:{port}"
 
 
@@ -1113,7 +1113,7 @@ class RetireTable(Table):
         default=30.0, description="How long requests in flight to the old release are waited for."
     )
     keep: int = Field(
-        default=5, ge=1, le=10, description="How many releases before the live one `prune` leaves for a rollback."
+        default=5, ge=1, le=10, description="How many releases before the live one keep their images for a rollback."
     )
 
 

@@ -16,6 +16,7 @@ from bluegreen.hooks import Output, call_here, conclude, short
 from bluegreen.model import Colour, Endpoint, Event, Observed, OneShot, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.prune import outdated
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
@@ -397,6 +398,22 @@ class Retire(Step):
         return f"removed {', '.join(run.runtime.remove(old.colour))}"
 
 
+class Prune(Step):
+    name = "prune"
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        keep = settings.retire.keep
+        return f"remove the images of releases before the last {keep}" if outdated(plan, keep) else ""
+
+    def do(self, run: Run) -> str:
+        needed = {run.release.digest, *(slot.release.digest for slot in run.observed.slots.values())}
+        doomed = outdated(run.plan, run.settings.retire.keep) - needed - run.runtime.needed_elsewhere()
+        names = [each.name for each in run.runtime.images() if each.digest in doomed]
+        gone = [name for name in names if run.runtime.remove_image(name)]
+        return f"removed {', '.join(gone)}" if gone else "nothing to remove"
+
+
 class Hook(Step):
     """A command of the user's, called at the moment that the name tells."""
 
@@ -504,7 +521,7 @@ Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
 # Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
 DEPLOY: Recipe = (
     (PreBuild, Build, Push, Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch, Bake),
-    (Drain, Retire, PostDeploy),
+    (Drain, Retire, Prune, PostDeploy),
 )
 ROLLBACK: Recipe = (Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch), (Drain, Retire, PostDeploy)
 RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}

@@ -44,6 +44,15 @@ SHOWN_LIMIT = 60
 LOOK = 0.1
 """Seconds for which a `Connector` looks whether a connection is closed at once."""
 
+SPAN = 0.25
+"""Seconds that the spans of a series are wide, at least."""
+
+SPANS_LIMIT = 120
+"""How many spans a series has, at most."""
+
+NEAR = 5.0
+"""Seconds before the first switch and after the last one that a series of the hand-over tells of."""
+
 STOP_GRACE = 2.0
 """Seconds that `Witness.stop` waits, at most, for requests in flight."""
 
@@ -361,6 +370,43 @@ def percentiles_ms(seconds: Iterable[float]) -> dict[str, float | None]:
     return {"p50": rank(0.5), "p99": rank(0.99), "max": rank(1.0)}
 
 
+def spans(requests: list[Record], names: Iterable[str], origin: float, anchor: float) -> dict[str, Any]:
+    """What came of the requests in spans of time of one width, SPANS_LIMIT at most, one of which begins at `anchor`.
+
+    A request belongs to the span in which it was sent. `begins` (the first span), `first` and `last` (requests) are in
+    seconds from `origin`, `width` in seconds.
+    """
+    width = SPAN
+
+    def number(request: Record) -> int:
+        return math.floor((request.sent - anchor) / width)
+
+    first = min(requests, key=lambda request: request.sent)
+    last = max(requests, key=lambda request: request.sent)
+    while number(last) - number(first) >= SPANS_LIMIT:
+        width *= 2
+    begin, count = number(first), number(last) - number(first) + 1
+    answers = {name: [0] * count for name in names}
+    failed = [0] * count
+    members: list[list[Record]] = [[] for _ in range(count)]
+    for request in requests:
+        span = number(request) - begin
+        members[span].append(request)
+        counts = answers.setdefault(request.outcome.label, [0] * count) if request.outcome.ok else failed
+        counts[span] += 1
+    figures = [latency_ms(each) for each in members]
+    return {
+        "begins": round(anchor + begin * width - origin, 3),
+        "width": width,
+        "first": round(first.sent - origin, 3),
+        "last": round(last.sent - origin, 3),
+        "answers": answers,
+        "failed": failed,
+        "p50_ms": [each["p50"] for each in figures],
+        "p99_ms": [each["p99"] for each in figures],
+    }
+
+
 class _Health(Enum):
     """What the last requests before a switch looked like."""
 
@@ -570,6 +616,27 @@ class Witness:
                 "after": latency_ms(record for record in records if record.sent >= ends),
             },
             "switch": self._switch(records, flips),
+        }
+
+    def series(self, origin: float) -> dict[str, Any] | None:
+        """Who answered when, in seconds from `origin` (`time.monotonic`); None if there was no request.
+
+        `run` is the whole run, `switch` what lies near the switches, told apart only where the run is so long that its
+        spans are too wide to show a hand-over. Spans begin at the first switch. The earliest requests of a run of more
+        than 100,000 may be missing.
+        """
+        records = self._tally.records()
+        with self._lock:
+            flips = list(self._flips)
+        if not records:
+            return None
+        anchor = flips[0].at if flips else min(record.sent for record in records)
+        run = spans(records, self._expected, origin, anchor)
+        near = [r for r in records if flips and flips[0].at - NEAR <= r.sent < flips[-1].at + NEAR]
+        return {
+            "switches": [{"at": round(flip.at - origin, 3), "release": flip.release} for flip in flips],
+            "run": run,
+            "switch": spans(near, self._expected, origin, anchor) if near and run["width"] > SPAN else None,
         }
 
     @property

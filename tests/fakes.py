@@ -19,9 +19,9 @@ from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
 from bluegreen.settings import Settings, parse
 
-READS = frozenset(
-    {"slots", "image", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from", "digest", "images"}
-)
+ASKING_ENGINE = {"slots", "image", "images", "needed_elsewhere", "replicas", "log", "digest"}
+ASKING_PROXY = {"observe", "in_flight", "websockets", "get", "get_from"}
+READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
 
@@ -219,9 +219,20 @@ class FakeRuntime:
             found = {name: image for name, image in self._world.images.items() if name.startswith("shop:")}
             return [Found(name, image.digest, f"2024-05-{n:02}") for n, (name, image) in enumerate(found.items(), 1)]
 
+    def needed_elsewhere(self) -> frozenset[str]:
+        with self._process.call("needed_elsewhere"):
+            others = [each for each in self._world.containers.values() if each.service != self._service]
+            return frozenset(release.digest for each in others for release in (each.release, *each.before))
+
     def remove_image(self, name: str) -> bool:
         with self._process.call("remove_image"):
-            return self._world.images.pop(name, None) is not None
+            image = self._world.images.get(name)
+            if image and any(each.release.digest == image.digest for each in self._world.containers.values()):
+                return False
+            self._world.images.pop(name, None)
+            if image and [each.digest for each in self._world.images.values()].count(image.digest) == 1:
+                self._world.images.pop(image.digest, None)  # with its last name the image goes
+            return True
 
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         with self._process.call("build"):

@@ -58,12 +58,12 @@ class ProxyContainer:
         self.streams = f"{ROOT}/streams"
         self.prefix = ""
         self.main = f"{ROOT}/{MAIN[self.kind]}"
-        self.pid_file = "/tmp/nginx.pid"
+        self.pid_file = "/tmp/nginx.pid"  # noqa: S108
         self.owns_process = True
         self.bind = str(PORT)
         self.tls_bind = str(TLS_PORT) if tls else ""
         self.front = Endpoint("127.0.0.1", PORT)
-        self.admin = "/tmp/bluegreen-admin.sock"
+        self.admin = "/tmp/bluegreen-admin.sock"  # noqa: S108
         self.reload: Sequence[str] = ()
 
     def exists(self) -> bool:

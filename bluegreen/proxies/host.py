@@ -130,4 +130,4 @@ def _ssh(address: str) -> list[str]:
 
 def _reached(address: str) -> str:
     """Where a client on the same host reaches what listens on an address. The agent speaks IPv4."""
-    return "127.0.0.1" if address in ("0.0.0.0", "::", "::1") else address
+    return "127.0.0.1" if address in ("0.0.0.0", "::", "::1") else address  # noqa: S104

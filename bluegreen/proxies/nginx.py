@@ -108,7 +108,7 @@ class Nginx(Driver):
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
         text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
-        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")
+        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")  # noqa: S108
         return text.replace("listen 8080;", f"listen {self._plain_bind()};")
 
     def _plain_bind(self) -> str:

@@ -28,6 +28,9 @@ class Runtime(Protocol):
     def images(self) -> Sequence[Found]:
         """The images of the service's repository. An image with several names is there once for each."""
 
+    def needed_elsewhere(self) -> frozenset[str]:
+        """The digests that other services on this engine run, or have in the history that they may roll back to."""
+
     def remove_image(self, name: str) -> bool:
         """The engine has no image of this name. False, and it is left, if a container needs it."""
 

@@ -81,6 +81,14 @@ class DockerRuntime:
             found += [Found(name, digest, created) for name in names]
         return found
 
+    def needed_elsewhere(self) -> frozenset[str]:
+        found = self._client.containers.list(
+            all=True, filters={"label": ["bluegreen.service", "bluegreen.colour"]}, ignore_removed=True
+        )
+        others = [each.labels for each in found if each.labels["bluegreen.service"] != self._service]
+        running = {labels.get("bluegreen.digest", "") for labels in others}
+        return frozenset(running | {release.digest for labels in others for release in _before(labels)})
+
     def remove_image(self, name: str) -> bool:
         try:
             self._client.images.remove(name)
@@ -369,10 +377,7 @@ class DockerRuntime:
             wanted=int(labels.get("bluegreen.wanted", 1)),
             replicas=tuple(self._replica(container) for container in containers),
             kept=all(each.attrs["HostConfig"]["RestartPolicy"]["Name"] == "always" for each in containers),
-            before=tuple(
-                Release(name, digest, floor=bool(floor))
-                for name, digest, *floor in json.loads(labels.get("bluegreen.before", "[]"))
-            ),
+            before=_before(labels),
         )
 
     def _replica(self, container: Any) -> Replica:
@@ -426,6 +431,12 @@ class DockerRuntime:
         for owner, other in self._taken().items():
             if subnet.overlaps(other):
                 raise SettingsError(f"network.subnet: {subnet} overlaps {owner} ({other})", hint="choose another")
+
+
+def _before(labels: Mapping[str, str]) -> tuple[Release, ...]:
+    """The releases that a container's one replaced, latest first."""
+    before = json.loads(labels.get("bluegreen.before", "[]"))
+    return tuple(Release(name, digest, floor=bool(floor)) for name, digest, *floor in before)
 
 
 def _little_endian(word: str) -> int:

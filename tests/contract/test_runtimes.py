@@ -213,6 +213,24 @@ def test_what_is_gone_can_be_removed_again(runtimes: RuntimeBench) -> None:
     assert runtime.remove(BLUE) == []
 
 
+def test_an_image_that_a_container_needs_is_left(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    start(runtimes, runtime, BLUE, "v1")
+    assert runtime.remove_image(runtimes.reference("v1")) is False
+    assert runtime.image(runtimes.reference("v1"))
+    assert runtime.remove_image(runtimes.reference("never-built")) is True
+
+
+def test_what_another_service_runs_or_may_go_back_to_is_needed(runtimes: RuntimeBench) -> None:
+    runtime, other = runtimes.driver(), runtimes.other()
+    start(runtimes, runtime, BLUE, "v1")
+    other.prepare()
+    two = release(runtimes, "v2")
+    other.start(GREEN, two, two.digest, "run-1", 1, (Release("v0", "sha256:gone"), Release("v0-lost")))
+    assert {two.digest, "sha256:gone"} <= runtime.needed_elsewhere()
+    assert release(runtimes, "v1").digest in other.needed_elsewhere()
+
+
 def job(bench: RuntimeBench, script: str, *, run: str = "run-1", timeout: float = 60) -> OneShot:
     wanted = release(bench, "v1")
     told = {"BLUEGREEN_HOOK": "pre_deploy"}

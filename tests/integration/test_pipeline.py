@@ -72,7 +72,10 @@ class Project:
 
     def receipt(self, job: str) -> dict[str, Any]:
         """The receipt among the job's artifacts."""
-        return json.loads((self.directory / ".gitlab-ci-local/artifacts" / job / "receipt.json").read_text())
+        return json.loads(self.artifact(job, "receipt.json"))
+
+    def artifact(self, job: str, name: str) -> str:
+        return (self.directory / ".gitlab-ci-local/artifacts" / job / name).read_text()
 
     def serves(self) -> str:
         """The release that a user meets."""
@@ -95,7 +98,7 @@ def project(tmp_path: Path, make_service: Make, engine: docker.DockerClient) -> 
     shutil.copytree(REPOSITORY / "app", service.directory, ignore=app, dirs_exist_ok=True)
     project = Project(service, f"{commands}:{os.environ['PATH']}")
     project.git("init", "-q", "-b", "main")
-    (service.directory / ".gitignore").write_text(".gitlab-ci-local/\nreceipt.json\n__pycache__/\n")
+    (service.directory / ".gitignore").write_text(".gitlab-ci-local/\nreceipt.json\nreport.html\n__pycache__/\n")
     (service.directory / ".dockerignore").write_text("*\n!server.py\n!requirements.txt\n")
     service.ok("init", "--gitlab", "--service", service.name)
     settings = service.directory / "bluegreen.toml"
@@ -131,11 +134,13 @@ def test_build_deploy_deploy_and_rollback(project: Project) -> None:
     receipt = project.receipt("deploy")
     assert (receipt["from"], receipt["to"], receipt["result"]) == (first, second, "done")
     assert receipt["requests"]["failed"] == 0
+    assert f"{second} is live." in project.artifact("deploy", "report.html")
 
     project.run("rollback")
     assert project.serves() == first
     receipt = project.receipt("rollback")
     assert (receipt["from"], receipt["to"], receipt["result"]) == (second, first, "done")
+    assert f"{first} is live again." in project.artifact("rollback", "report.html")
 
     ran = project.ci_local("rollback", "--variable", f"ROLLBACK_TO={second}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -163,7 +168,7 @@ def test_the_deploy_job_of_an_old_commit_alone_brings_its_release_back(
     assert project.receipt("deploy")["from"] == second
 
 
-def test_a_deploy_that_fails_fails_its_job_and_leaves_its_receipt(project: Project) -> None:
+def test_a_deploy_that_fails_fails_its_job_and_leaves_its_receipt_and_report(project: Project) -> None:
     first = project.commit("one")
     project.run("deploy", "--needs")
     dockerfile = project.directory / "Dockerfile"
@@ -175,6 +180,7 @@ def test_a_deploy_that_fails_fails_its_job_and_leaves_its_receipt(project: Proje
     assert project.serves() == first
     receipt = project.receipt("deploy")
     assert (receipt["to"], receipt["result"]) == (broken, "undone")
+    assert f"It was undone: {first} still serves." in project.artifact("deploy", "report.html")
 
 
 def test_nothing_but_images_is_left_by_stop(project: Project) -> None:

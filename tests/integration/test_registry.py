@@ -99,7 +99,7 @@ def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
 ) -> None:
     double = gitlab()
     service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n')
-    service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "BLUEGREEN_DEBUG": "1"}
+    service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "XDG_STATE_HOME": os.fspath(service.directory)}
     deploying = service.start("deploy", "v1", "--receipt", "receipt.json")
     seen: set[bytes] = set()
     end = time.monotonic() + 180
@@ -123,8 +123,11 @@ def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
             text=True,
         )
     )
-    assert "Traceback" in ran.err
-    assert "registry.digest" in ran.err
+    assert ran.code == 5
+    [log] = (service.directory / "bluegreen").glob("*.log")
+    assert "Traceback" not in ran.text
+    assert "registry.digest" in log.read_text()
+    assert not [secret for secret in double.secrets if secret in log.read_text()]
     tells_no_secret(double, engine, service, ran)
 
 
@@ -260,11 +263,14 @@ def test_prune_removes_old_images_and_tags_and_never_the_way_back(
     double = gitlab()
     service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n[retire]\nkeep = 1\n')
     service.env["GITLAB_TOKEN"] = double.token(double.root).value
+    service.ok("build", "v0")
     for release in ("v1", "v2", "v3"):
-        service.deploy(release)
+        receipt = service.deploy(release)
+    assert receipt["steps"][-1]["step"] == "prune"
+    assert f"{double.image}:v1" in receipt["steps"][-1]["detail"], "what the service ran goes with a deploy"
     planned = service.ok("prune", "--json").json()
     assert planned["tags"] == ["v1"]
-    assert f"{double.image}:v1" in planned["images"]
+    assert planned["images"] == [f"{double.image}:v0"]
     assert service.ok("prune", "--json").json() == planned, "nothing was changed"
     done = service.ok("prune", "--yes", "--json").json()
     assert (done["images"], done["tags"]) == (planned["images"], planned["tags"])

@@ -26,6 +26,7 @@ from bluegreen.errors import (
     Locked,
     NeedsPerson,
     SettingsError,
+    Unexpected,
     UsageError,
 )
 from bluegreen.gitlab_server import Server
@@ -98,7 +99,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     # The command takes SIGTERM for itself; here the test run must keep it.
     monkeypatch.setattr("bluegreen.cli.signal.signal", lambda *_: None)
     monkeypatch.delenv("BLUEGREEN_CONFIG", raising=False)
-    monkeypatch.delenv("BLUEGREEN_DEBUG", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return shell
 
@@ -163,7 +164,8 @@ def test_prune_lists_and_with_yes_removes_what_nothing_needs(shell: Shell) -> No
     assert shell.world.images == before
     pruned = json.loads(shell("prune", "--yes", "--json").out)
     assert (pruned["images"], pruned["done"]) == (["shop:v1", "shop:v2"], True)
-    assert {name for name in before if name not in shell.world.images} == {"shop:v1", "shop:v2"}
+    gone = {name for name in before if name not in shell.world.images}
+    assert gone == {"shop:v1", "shop:v2", "sha256:v1", "sha256:v2"}
     assert shell("rollback", "--no-witness").code == 0
     assert "there is nothing to remove" in shell("prune", "--yes").out
 
@@ -249,7 +251,8 @@ def test_the_settings_file_can_be_named(shell: Shell, monkeypatch: pytest.Monkey
         (NeedsPerson("x"), 5),
         (Interrupted("x"), 130),
         (KeyboardInterrupt(), 130),
-        (RuntimeError("x"), 1),
+        (RuntimeError("x"), 5),
+        (Unexpected(KeyError("x")), 5),
     ],
 )
 def test_every_error_has_its_exit_code(
@@ -266,6 +269,29 @@ def test_every_error_has_its_exit_code(
     ran = shell("status", "--json")
     assert ran.code == code
     assert json.loads(ran.out)["exit_code"] == code
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_log_file(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(self: Service) -> None:
+        raise KeyError("no\n\x1b[31msuch key")
+
+    monkeypatch.setattr(Service, "status", broken)
+    ran = shell("status")
+    lines = ran.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: unexpected: KeyError: ")
+    assert "\x1b" not in ran.err
+    [log] = (tmp_path / "state/bluegreen").iterdir()
+    assert lines[0].endswith(f"stands in {log}")
+    assert "in broken" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: os.fspath(tmp_path / "file"))
+    assert "there was no place for a log file" in shell("status").err
 
 
 def test_a_deploy_its_repetition_and_a_rollback(shell: Shell) -> None:
@@ -309,6 +335,36 @@ def test_a_receipt_that_cannot_be_written_does_not_fail_the_deploy(shell: Shell)
     ran = shell.deploy("v1", "--receipt", "no/such/out.json")
     assert ran.code == 0
     assert "the receipt could not be written" in ran.err
+
+
+def test_a_report_is_written_of_a_deploy_of_one_that_failed_and_of_a_rollback(shell: Shell) -> None:
+    def reported() -> str:
+        return (shell.directory / "out.html").read_text()
+
+    assert shell.deploy("v1", "--report", "out.html").code == 0
+    assert "v1 is live." in reported()
+    shell.deploy("v2")
+    shell.world.answers["v3"] = lambda: Answer(503, "")
+    assert shell.deploy("v3", "--report", "out.html", "--receipt", "out.json").code == 1
+    assert "It was undone: v2 still serves." in reported()
+    assert shell("rollback", "--no-witness", "--report", "out.html").code == 0
+    assert "v1 is live again." in reported()
+    assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.html", "out.json"]
+
+
+def test_a_report_that_cannot_be_made_or_written_does_not_change_the_outcome(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shell.directory / "out.html").mkdir()
+    for file in ("no/such/out.html", "out.html"):
+        ran = shell.deploy("v1", "--report", file)
+        assert ran.code == 0
+        assert "the report could not be written" in ran.err
+    monkeypatch.setattr("bluegreen.report.render", lambda receipt: receipt["no such thing"])
+    assert "the report could not be written: 'no such thing'" in shell.deploy("v2", "--report", "new.html").err
+    shell.world.answers["v3"] = lambda: Answer(503, "")
+    assert shell.deploy("v3", "--report", "new.html").code == 1
+    assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.html"]
 
 
 def test_json_of_every_command_that_has_it_is_json(shell: Shell) -> None:

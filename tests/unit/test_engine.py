@@ -214,7 +214,7 @@ def test_a_failure_at_any_point_before_the_commit_is_undone_and_after_it_takes_n
         if number >= begun:
             error = caught.value
             assert isinstance(error, BluegreenError)
-            assert error.exit_code == 1, where
+            assert error.exit_code == (5 if kind is RuntimeError else 1), where
             assert error.message.endswith(f"{job.old} still serves" if job.old else "as before"), where
             assert error.receipt, where
             assert error.receipt["result"] == "undone", where
@@ -476,6 +476,30 @@ def test_a_crash_with_an_old_release_that_died_since_needs_a_person_and_switches
     with pytest.raises(NeedsPerson, match=r"v1 .* can't take the traffic back"):
         service(world).deploy("v3", OPTIONS, quiet)
     assert served(world) == "v2"
+
+
+def test_a_deploy_removes_the_images_that_are_too_far_back_and_no_other() -> None:
+    few = quick_settings(probe=QUICK, retire={"keep": 1})
+    world = a_world("v1", "v2", settings=few)
+    world.has("v3", "v8")
+    service(world, quick_settings(service="other", probe=QUICK)).deploy("v8", OPTIONS, quiet)
+    receipt = service(world, few).deploy("v3", OPTIONS, quiet)
+    assert receipt["steps"][-1]["step"] == "prune"
+    assert receipt["steps"][-1]["detail"] == "removed shop:v1"
+    assert {"shop:v2", "shop:v3", "shop:v8"} <= set(world.images)
+    assert "shop:v1" not in world.images
+
+
+def test_a_deploy_leaves_the_images_that_another_service_may_go_back_to() -> None:
+    few = quick_settings(probe=QUICK, retire={"keep": 1})
+    world = a_world("v1", "v2", settings=few)
+    world.has("v3")
+    other = quick_settings(service="other", probe=QUICK)
+    for name in ("v1", "v2"):
+        service(world, other).deploy(name, OPTIONS, quiet)
+    receipt = service(world, few).deploy("v3", OPTIONS, quiet)
+    assert receipt["steps"][-1]["detail"] == "nothing to remove"
+    assert "shop:v1" in world.images
 
 
 def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:

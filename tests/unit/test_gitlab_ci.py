@@ -119,13 +119,15 @@ def test_rollback_and_stop_wait_for_a_person_and_block_nobody(jobs: dict[str, An
 def test_a_deploy_job_alone_brings_its_commit_back(jobs: dict[str, Any]) -> None:
     assert jobs["deploy"]["needs"] == [{"job": "build", "artifacts": False}]
     assert jobs[".bluegreen"]["variables"]["RELEASE"] == "$CI_COMMIT_SHORT_SHA"
-    assert jobs["deploy"]["script"] == ['bluegreen deploy "$RELEASE" --wait 600 --receipt receipt.json']
+    assert jobs["deploy"]["script"] == [
+        'bluegreen deploy "$RELEASE" --wait 600 --receipt receipt.json --report report.html'
+    ]
 
 
-def test_the_receipt_is_kept_also_when_the_job_fails(jobs: dict[str, Any]) -> None:
+def test_report_and_receipt_are_kept_also_when_the_job_fails(jobs: dict[str, Any]) -> None:
     for name in ("deploy", "rollback"):
         artifacts = jobs[name]["artifacts"]
-        assert (artifacts["when"], artifacts["paths"]) == ("always", ["receipt.json"])
+        assert (artifacts["when"], artifacts["paths"]) == ("always", ["report.html", "receipt.json"])
         assert re.fullmatch(r"[A-Za-z0-9_ -]{1,100}", artifacts["expose_as"])
 
 
@@ -169,4 +171,4 @@ def test_a_rollback_takes_the_release_that_a_person_names(
         text=True,
         check=True,
     ).stdout.splitlines()
-    assert said == ["rollback", *words, "--wait", "600", "--receipt", "receipt.json"]
+    assert said == ["rollback", *words, "--wait", "600", "--receipt", "receipt.json", "--report", "report.html"]

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -239,25 +240,25 @@ def test_a_lock_whose_container_is_gone_is_lost(engine: Engine) -> None:
     lock.release()
 
 
+@pytest.mark.parametrize("zone", [0, 9, -5])
 @pytest.mark.parametrize(
     ("status", "age", "held"),
     [
         ("running", 100_000, True),
-        ("created", STILLBORN - 5, True),
-        ("created", STILLBORN + 5, False),
+        ("created", 0, True),
+        ("created", STILLBORN - 0.5, True),
+        ("created", STILLBORN + 0.5, False),
         ("exited", 0, False),
         ("dead", 0, False),
     ],
 )
-def test_a_lock_that_never_lived_or_has_ended_is_nobodys(engine: Engine, status: str, age: int, held: bool) -> None:
+def test_a_lock_that_never_lived_or_has_ended_is_nobodys(
+    engine: Engine, status: str, age: float, held: bool, zone: int
+) -> None:
     container = engine.create("", [], name="bluegreen-lock-shop", labels=Holder("ann", "down", "now").labels())
     container.status = status
-    minute, second = divmod(age, 60)
-    hour, minute = divmod(minute, 60)
-    day, hour = divmod(hour, 24)
-    engine.now = f"2024-05-{1 + day:02}T{(12 + hour) % 24:02}:{minute:02}:{second:02}.1Z"
-    if 12 + hour >= 24:
-        engine.now = engine.now.replace(f"-{1 + day:02}T", f"-{2 + day:02}T")
+    created = datetime.fromisoformat(container.attrs["Created"])
+    engine.now = (created + timedelta(seconds=age)).astimezone(timezone(timedelta(hours=zone))).isoformat()
     lock = Lock(engine, "shop", "nginx:stable")
     assert lock.holder() == (Holder("ann", "down", "now") if held else None)
     assert bool(engine.standing) is held

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluegreen.prune import Found, superfluous
+from bluegreen.model import Colour, Plan, Release
+from bluegreen.prune import Found, outdated, superfluous
 
 
 def found(*digests: str) -> list[Found]:
@@ -31,3 +32,15 @@ def test_every_name_of_what_is_needed_stays() -> None:
 @given(st.lists(st.sampled_from("abcdef"), max_size=12), st.sets(st.sampled_from("abcdef")))
 def test_never_does_anything_go_that_is_needed(digests: list[str], needed: set[str]) -> None:
     assert not {each.digest for each in superfluous(found(*digests), needed)} & needed
+
+
+def deployed(release: str, *before: str) -> Plan:
+    """The plan that takes this release live, after these."""
+    history = tuple(Release(name, f"sha256:{name}" if name else "") for name in before)
+    return Plan("deploy", Release(release, f"sha256:{release}"), Colour.BLUE, "", None, None, history, 1)
+
+
+def test_a_deploy_outdates_what_the_service_ran_before_the_releases_that_it_keeps() -> None:
+    assert outdated(deployed("v6", "v5", "v4", "v3", "v2", "v1"), 3) == {"sha256:v2", "sha256:v1"}
+    assert outdated(deployed("v3", "v2", "v1"), 3) == frozenset()
+    assert outdated(deployed("v1", "v2", "v3", "v1", "v2", "v4", ""), 2) == {"sha256:v4"}, "what came back stays"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from fakes import Clock, FakeLock, FakeProxy, FakeRuntime, World, quick_settings
 from bluegreen.errors import BluegreenError
 from bluegreen.model import Colour, Event, Plan, Release
 from bluegreen.proxies.agent import Answer
-from bluegreen.receipt import receipt
+from bluegreen.receipt import Start, receipt
 from bluegreen.service import Options, Service
+from bluegreen.witness import Answer as Sent
 from bluegreen.witness import Witness
 
 PLAN = Plan("deploy", Release("v2"), Colour.GREEN, "shop:v2", Colour.BLUE, Release("v1"), (), 2)
@@ -25,12 +27,13 @@ def in_shape(made: dict[str, Any]) -> dict[str, Any]:
     """The receipt, which has every field that is promised."""
     assert set(made) >= {"service", "run", "action", "from", "to", "result"}
     assert set(made) >= {"requests", "latency_ms", "switch", "steps"}
+    assert set(made) >= {"started", "seconds", "who", "image", "digest", "colours", "proxy", "series"}
     assert made["result"] in ("done", "undone", "unchanged", "failed")
     assert set(made["requests"]) >= REQUESTS
     assert set(made["latency_ms"]) == {"before", "during", "after"}
     assert all(set(figures) >= FIGURES for figures in made["latency_ms"].values())
     assert set(made["switch"]) >= {"at", "first_new_ms", "last_old_ms"}
-    assert all(set(step) >= {"step", "host", "state", "seconds", "detail"} for step in made["steps"])
+    assert all(set(step) >= {"step", "host", "state", "at", "seconds", "detail"} for step in made["steps"])
     assert json.loads(json.dumps(made)) == made
     return made
 
@@ -65,7 +68,7 @@ def test_the_steps_of_a_receipt_are_how_each_step_ended() -> None:
     events = [
         Event("start", "started", "local"),
         Event("start", "progress", "local", detail="pulling"),
-        Event("start", "done", "local", 1.23456, "shop-green-1"),
+        Event("start", "done", "local", 1.23456, "shop-green-1", at=2.3456),
         Event("probe", "failed", "local", 0.5, "not ready"),
         Event("start", "undone", "local", 0.25, "removed shop-green-1"),
     ]
@@ -74,11 +77,29 @@ def test_the_steps_of_a_receipt_are_how_each_step_ended() -> None:
         "step": "start",
         "host": "local",
         "state": "done",
+        "at": 2.346,
         "seconds": 1.235,
         "detail": "shop-green-1",
     }
     assert [step["state"] for step in made["steps"]] == ["done", "failed", "undone"]
     assert made["reason"] == "not ready"
+
+
+def test_a_receipt_says_when_and_by_whom_the_run_was_begun_and_what_it_took_live() -> None:
+    start = Start(time.monotonic() - 60, datetime(2026, 5, 1, 12, 0, 3, 250_000, UTC), "ann@laptop, process 7")
+    proxy = {"kind": "nginx", "version": "1.26.3", "url": "http://127.0.0.1:8080", "switch": "live"}
+    built = Release("v2", "sha256:built")
+    made = in_shape(receipt("shop", "run-1", PLAN, "done", [], start=start, release=built, proxy=proxy))
+    assert (made["started"], made["who"]) == ("2026-05-01T12:00:03.250+00:00", "ann@laptop, process 7")
+    assert made["seconds"] >= 60
+    assert (made["image"], made["digest"]) == ("shop:v2", "sha256:built")
+    assert made["colours"] == {"from": "blue", "to": "green"}
+    assert made["proxy"] == proxy
+    assert made["series"] is None, "nobody watched"
+    watched = witness()
+    watched._tally.add(Sent(start.clock + 4, 0.001, "fresh", 200, "version 1", ""), "v1", "")
+    made = in_shape(receipt("shop", "run-1", PLAN, "done", [], start=start, witness=watched))
+    assert made["series"]["run"]["begins"] == 4
 
 
 @pytest.fixture
@@ -171,3 +192,9 @@ def test_the_receipts_of_what_was_not_done(world: World) -> None:
     undone = in_shape(caught.value.receipt)
     assert (undone["result"], undone["from"], undone["to"]) == ("undone", "v1", "v2")
     assert [step["state"] for step in undone["steps"]] == ["done", "failed", "undone"]
+    began = [step["at"] for step in undone["steps"]]
+    assert 0 <= began[0] <= began[1] <= began[2]
+    assert undone["steps"][1]["at"] + undone["steps"][1]["seconds"] <= undone["seconds"] + 0.01
+    assert unchanged["started"] <= undone["started"]
+    assert "process" in undone["who"]
+    assert (undone["digest"], undone["proxy"]["kind"]) == ("sha256:v2", "nginx")

@@ -803,6 +803,68 @@ def test_latencies_are_of_answers_and_not_of_requests_that_got_none() -> None:
     assert latency_ms([]) == {"p50": None, "p99": None, "max": None}
 
 
+def test_who_answered_when_is_told_in_spans_that_part_at_the_switch() -> None:
+    fed = Fed()
+    fed.add(-0.3, "v1")
+    fed.add(-0.01, "v1")
+    fed.witness.switched("v2", fed.at)
+    fed.add(0.01, "v1")
+    fed.add(0.02, "v2")
+    fed.add(0.3, why="status 502", status=502)
+    fed.add(0.8, why="refused")
+    fed.witness.switched("v1", fed.at + 0.75)
+    figures = [5.0, 5.0, 5.0, 5.0, None, None, None]
+    assert fed.witness.series(fed.at - 4) == {
+        "switches": [{"at": 4.0, "release": "v2"}, {"at": 4.75, "release": "v1"}],
+        "run": {
+            "begins": 3.5,
+            "width": 0.25,
+            "first": 3.7,
+            "last": 4.8,
+            "answers": {"v1": [1, 1, 1, 0, 0, 0], "v2": [0, 0, 1, 0, 0, 0]},
+            "failed": [0, 0, 0, 1, 0, 1],
+            "p50_ms": figures[:6],
+            "p99_ms": figures[:6],
+        },
+        "switch": None,
+    }
+
+
+def test_a_series_counts_what_cannot_be_told_and_of_no_request_there_is_none() -> None:
+    fed = Fed({"v1": None, "v2": None})
+    assert fed.witness.series(fed.at) is None
+    fed.add(1, module.UNTOLD)
+    series = fed.witness.series(fed.at)
+    assert series
+    assert (series["switches"], series["switch"]) == ([], None)
+    assert series["run"]["answers"] == {"v1": [0], "v2": [0], "unknown": [1]}
+    assert series["run"]["begins"] == 1
+
+
+@pytest.mark.parametrize("hours", [0.01, 1, 30])
+def test_a_series_is_bounded_however_long_the_run_and_still_tells_the_hand_over(hours: float) -> None:
+    fed = Fed()
+    count = 2000
+    seconds = hours * 3600
+    moments = [-seconds + number * seconds / count for number in range(count)]
+    for moment in [*moments, *(number / 10 for number in range(-50, 0))]:
+        fed.add(moment, "v1")
+    fed.witness.switched("v2", fed.at)
+    for number in range(50):
+        fed.add(number / 10, "v2")
+    series = fed.witness.series(fed.at)
+    assert series
+    run = series["run"]
+    assert all(len(column) <= module.SPANS_LIMIT for column in (run["failed"], run["p50_ms"], *run["answers"].values()))
+    assert sum(map(sum, run["answers"].values())) == count + 100
+    near = series["switch"] or run
+    assert near["width"] == 0.25
+    before = round(-near["begins"] / near["width"])
+    assert not any(near["answers"]["v1"][before:])
+    assert not any(near["answers"]["v2"][:before])
+    assert sum(near["answers"]["v2"]) == 50
+
+
 def test_memory_is_bounded_and_no_count_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RECORD_LIMIT", 100)
     monkeypatch.setattr(module, "OUTCOME_LIMIT", 10)
