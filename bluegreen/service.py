@@ -357,7 +357,8 @@ class Service:
         undone = not isinstance(error, NeedsPerson)
         error.receipt = self._receipt_of(run, "undone" if undone else "failed", error.message)
         if undone:
-            error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
+            error.message += "; " if isinstance(error, Unexpected) else "\n"
+            error.message += f"{run.old.release} still serves" if run.old else "nothing is served, as before"
         return error
 
     def _receipt(self, run_id: str, plan: Plan, result: str, observed: Observed, **more: Any) -> dict[str, Any]:
@@ -545,6 +546,8 @@ def _engine_failed(error: Exception) -> BluegreenError:
     """The error of a library in words."""
     if isinstance(error, DockerException):  # first, as an answer of the engine is both
         return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+    if isinstance(error, RequestException) and isinstance(error, ValueError):
+        return Failed(f"the Docker engine's answer can't be read: {error}")
     if isinstance(error, RequestException):
         return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
     return Unexpected(error)

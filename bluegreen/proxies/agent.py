@@ -93,6 +93,8 @@ class Agent:
     def run(self, *command: str) -> tuple[int, str]:
         """The command's exit code and its outputs together."""
         code, _, text = self.call("run", *command).decode(errors="replace").partition("\n")
+        if not code.isdecimal():
+            raise AgentError(f"{command[0]} ended with {code[:40]!r}, which is no exit code")
         return int(code), text.strip()
 
     def children(self, parent: int) -> dict[int, str]:
