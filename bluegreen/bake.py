@@ -1,0 +1,168 @@
+"""The new release compared with the old one while it bakes: the proxy's own count of what users were answered, and how
+long the witness waited."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bluegreen.model import Counts, Plan
+from bluegreen.proxies import Proxy
+from bluegreen.settings import BakeTable
+from bluegreen.witness import Record, Witness, percentiles_ms
+
+FEWEST = 10
+"""The number of errors, or of answers slower than the limit, below which nothing is decided: one of two must not, nor a
+few of thousands that came first by chance."""
+
+WORSE = 1.5
+"""How many times the old release's figure the new one's must be to count as worse: two counts of the same are never
+quite the same."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was seen of one release: its users' requests, None where they are not counted, and the witness's waits."""
+
+    users: Counts | None = None
+    waits_ms: tuple[float, ...] = ()
+
+    @property
+    def error_ratio(self) -> float | None:
+        """The share of errors; None without a request."""
+        return self.users.errors / self.users.requests if self.users and self.users.requests else None
+
+    @property
+    def p99_ms(self) -> float | None:
+        return percentiles_ms(wait / 1000 for wait in self.waits_ms)["p99"]
+
+    def to_dict(self) -> dict[str, Any]:
+        ratio = self.error_ratio
+        return {
+            "requests": self.users.requests if self.users else None,
+            "errors": self.users.errors if self.users else None,
+            "error_ratio": None if ratio is None else round(ratio, 5),
+            "p99_ms": self.p99_ms,
+        }
+
+
+def harm(limits: BakeTable, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
+    """Why the new release is to be taken back, with the numbers that decide; None if it is not.
+
+    Its share of errors must be above `max_error_ratio`, or its p99 above `max_p99_ms`; and above 1.5 times the old
+    release's, where that is known: what was as bad before, the new one has not made. Fewer than 10 errors, or 10
+    answers slower than the limit, decide nothing.
+    """
+    return _errors(limits.max_error_ratio, old, new, old_name, new_name) or _slow(
+        limits.max_p99_ms, old, new, old_name, new_name
+    )
+
+
+def _errors(limit: float | None, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
+    ratio, before = new.error_ratio, old.error_ratio
+    if limit is None or ratio is None or not new.users or new.users.errors < FEWEST:
+        return None
+    if ratio <= limit or not _worse(ratio, before):
+        return None
+    compared = f"; {old_name} before it: {_share(old)}" if before is not None else ""
+    return f"{new_name} answered users with {_share(new)}, and bake.max_error_ratio is {limit:g}{compared}"
+
+
+def _slow(limit: float | None, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
+    p99, before = new.p99_ms, old.p99_ms
+    if limit is None or p99 is None or sum(wait > limit for wait in new.waits_ms) < FEWEST:
+        return None
+    if p99 <= limit or not _worse(p99, before):
+        return None
+    compared = f"; {old_name} before it: {before:.0f} ms" if before is not None else ""
+    return (
+        f"{new_name} has a p99 of {p99:.0f} ms in {len(new.waits_ms)} requests of the witness,"
+        f" and bake.max_p99_ms is {limit:g}{compared}"
+    )
+
+
+def _worse(new: float, old: float | None) -> bool:
+    return old is None or new > WORSE * old
+
+
+def _share(figures: Figures) -> str:
+    users, ratio = figures.users or Counts(), figures.error_ratio or 0.0
+    return f"{users.errors} errors in {users.requests} requests ({ratio:.2%})"
+
+
+class Comparison:
+    """What a run finds out of both releases: of the old one from `begin` to `switching`, of the new one from `switched`
+    to the last `look`.
+
+    Users' requests are those that the proxy counted less the witness's own, which would make the share of errors small
+    where users are few.
+    """
+
+    def __init__(self, limits: BakeTable, plan: Plan, proxy: Proxy, witness: Witness | None) -> None:
+        self._limits, self._plan, self._proxy, self._witness = limits, plan, proxy, witness
+        self._since = 0.0
+        self._last = Counts()
+        self._old = Figures()
+        self._new: Figures | None = None
+        self._counted = Counts()
+        self.decided: str | None = None
+        """Why the switch was taken back."""
+
+    def begin(self) -> None:
+        """The old release is watched from now on."""
+        self._since, self._last = time.monotonic(), self._count(old=True)
+
+    def switching(self) -> None:
+        """The old release is not watched any more: it is about to give up its place."""
+        if self._plan.from_colour is None:
+            return
+        counted = self._count(old=True).since(self._last)
+        self._old = Figures(self._users(counted, self._own(self._since)), _waits(self._own(0.0)))
+
+    def switched(self) -> None:
+        """The new release is watched from now on."""
+        self._since, self._last, self._new = time.monotonic(), self._count(), Figures()
+
+    def look(self) -> str | None:
+        """Why the new release is to be taken back by all that was seen so far, or None."""
+        seen = self._count()
+        self._counted += seen.since(self._last)
+        self._last = seen
+        own = self._own(self._since)
+        self._new = Figures(self._users(self._counted, own), _waits(own))
+        self.decided = harm(self._limits, self._old, self._new, str(self._plan.from_release), str(self._plan.release))
+        return self.decided
+
+    def summary(self) -> dict[str, Any] | None:
+        """The numbers and the limits in the shape of the receipt; None if there was no switch."""
+        if self._new is None:
+            return None
+        return {
+            "seconds": self._limits.seconds,
+            "limits": {"max_error_ratio": self._limits.max_error_ratio, "max_p99_ms": self._limits.max_p99_ms},
+            "old": self._old.to_dict() if self._plan.from_release else None,
+            "new": self._new.to_dict(),
+            "decided": self.decided,
+        }
+
+    def _count(self, *, old: bool = False) -> Counts:
+        """What the proxy has counted of a colour, if it is to count at all."""
+        colour = self._plan.from_colour if old else self._plan.colour
+        if colour is None or self._limits.max_error_ratio is None:
+            return Counts()
+        return self._proxy.counts()[colour]
+
+    def _own(self, since: float) -> list[Record]:
+        """The witness's requests from then on."""
+        return self._witness.answered(since) if self._witness else []
+
+    def _users(self, counted: Counts, own: list[Record]) -> Counts | None:
+        """What was counted of users' requests, if it was counted at all."""
+        if self._limits.max_error_ratio is None:
+            return None
+        return counted.without(Counts(len(own), sum(record.outcome.status >= 500 for record in own)))
+
+
+def _waits(records: list[Record]) -> tuple[float, ...]:
+    return tuple(1000 * record.seconds for record in records)
