@@ -34,7 +34,7 @@ RELEASE = os.environ.get("RELEASE", "v0")
 VERSION = f"version {'0' if BROKEN == 'wrong-version' else RELEASE.removeprefix('v')}\n"
 REPLICA = socket.gethostname()
 DIES_AFTER = float(os.environ.get("DIES_AFTER", "3"))  # seconds after the first good answer of /version
-SLOWNESS = 0.3  # seconds that BROKEN=slow takes longer for every answer
+SLOWNESS = 0.8  # seconds that BROKEN=slow takes longer for every answer
 LINGER = 0.1  # seconds of quiet before the end, for a request that is on its way when the last answer leaves
 
 app = Flask(__name__)

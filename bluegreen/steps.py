@@ -253,6 +253,8 @@ class Switch(Step):
     def do(self, run: Run) -> str:
         old = run.old
         upstreams = run.upstreams()
+        if run.comparison:
+            run.comparison.switching()  # before a reload, with which some proxies begin their counters anew
         run.proxy.prepare(upstreams, old.colour if old else None)
         run.record = SwitchRecord(
             number=run.plan.number,
@@ -262,8 +264,6 @@ class Switch(Step):
             committed=False,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        if run.comparison:
-            run.comparison.switching()
         if run.witness:
             run.witness.switching()
         run.proxy.switch(run.record, upstreams)
