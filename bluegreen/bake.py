@@ -95,8 +95,8 @@ class Comparison:
     """What a run finds out of both releases: of the old one from `begin` to `switching`, of the new one from `switched`
     to the last `look`.
 
-    Users' requests are those that the proxy counted less the witness's own, which would make the share of errors small
-    where users are few.
+    Users' requests are those that the proxy counted less the witness's and the run's own, which would make the share of
+    errors small where users are few.
     """
 
     def __init__(self, limits: BakeTable, plan: Plan, proxy: Proxy, witness: Witness | None) -> None:
@@ -106,6 +106,7 @@ class Comparison:
         self._old = Figures()
         self._new: Figures | None = None
         self._counted = Counts()
+        self._asked = 0
         self.decided: str | None = None
         """Why the switch was taken back."""
 
@@ -124,13 +125,17 @@ class Comparison:
         """The new release is watched from now on."""
         self._since, self._last, self._new = time.monotonic(), self._count(), Figures()
 
+    def asked(self, times: int) -> None:
+        """So many of the requests to the new release were the run's own."""
+        self._asked += times
+
     def look(self) -> str | None:
         """Why the new release is to be taken back by all that was seen so far, or None."""
         seen = self._count()
         self._counted += seen.since(self._last)
         self._last = seen
         own = self._own(self._since)
-        self._new = Figures(self._users(self._counted, own), _waits(own))
+        self._new = Figures(self._users(self._counted.without(Counts(self._asked)), own), _waits(own))
         self.decided = harm(self._limits, self._old, self._new, str(self._plan.from_release), str(self._plan.release))
         return self.decided
 

@@ -317,6 +317,8 @@ class Verify(Step):
             timeout=VERIFY_TIMEOUT,
             look=look,
         )
+        if run.comparison:
+            run.comparison.asked(tries)
         who = "the proxy's port" if run.settings.probe_kind == "tcp" else f"{run.release}"
         return f"{who} answered {run.settings.probe.successes} times in a row, after {tries} tries"
 
