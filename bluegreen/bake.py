@@ -12,9 +12,11 @@ from bluegreen.proxies import Proxy
 from bluegreen.settings import BakeTable
 from bluegreen.witness import Record, Witness, percentiles_ms
 
-FEWEST = 10
-"""The number of errors, or of answers slower than the limit, below which nothing is decided: one of two must not, nor a
-few of thousands that came first by chance."""
+ENOUGH = 10
+"""The number of errors, or of answers slower than the limit, that decides: a few that came first by chance must not."""
+
+FEW = 3
+"""The number of requests of which more than half decide at the end of a bake that saw no more: one of two must not."""
 
 WORSE = 1.5
 """How many times the old release's figure the new one's must be to count as worse: two counts of the same are never
@@ -47,39 +49,43 @@ class Figures:
         }
 
 
-def harm(limits: BakeTable, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
+def harm(limits: BakeTable, old: Figures, new: Figures, names: tuple[str, str], *, over: bool) -> str | None:
     """Why the new release is to be taken back, with the numbers that decide; None if it is not.
 
     Its share of errors must be above `max_error_ratio`, or its p99 above `max_p99_ms`; and above 1.5 times the old
-    release's, where that is known: what was as bad before, the new one has not made. Fewer than 10 errors, or 10
-    answers slower than the limit, decide nothing.
+    release's, where that is known: what was as bad before, the new one has not made. That takes 10 errors, or 10 answers
+    slower than the limit; once the bake is `over`, more than half of 3 requests or more will do. Until then, a p99 takes
+    100 requests besides: of fewer it is no more than the slowest, and what has just started is slow for a moment.
     """
-    return _errors(limits.max_error_ratio, old, new, old_name, new_name) or _slow(
-        limits.max_p99_ms, old, new, old_name, new_name
-    )
+    return _errors(limits.max_error_ratio, old, new, names, over) or _slow(limits.max_p99_ms, old, new, names, over)
 
 
-def _errors(limit: float | None, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
-    ratio, before = new.error_ratio, old.error_ratio
-    if limit is None or ratio is None or not new.users or new.users.errors < FEWEST:
+def _errors(limit: float | None, old: Figures, new: Figures, names: tuple[str, str], over: bool) -> str | None:
+    users, ratio, before = new.users, new.error_ratio, old.error_ratio
+    if limit is None or users is None or ratio is None or not _enough(users.errors, users.requests, over):
         return None
     if ratio <= limit or not _worse(ratio, before):
         return None
-    compared = f"; {old_name} before it: {_share(old)}" if before is not None else ""
-    return f"{new_name} answered users with {_share(new)}, and bake.max_error_ratio is {limit:g}{compared}"
+    compared = f"; {names[0]} before it: {_share(old)}" if before is not None else ""
+    return f"{names[1]} answered users with {_share(new)}; bake.max_error_ratio allows {100 * limit:g}%{compared}"
 
 
-def _slow(limit: float | None, old: Figures, new: Figures, old_name: str, new_name: str) -> str | None:
-    p99, before = new.p99_ms, old.p99_ms
-    if limit is None or p99 is None or sum(wait > limit for wait in new.waits_ms) < FEWEST:
+def _slow(limit: float | None, old: Figures, new: Figures, names: tuple[str, str], over: bool) -> str | None:
+    p99, before, number = new.p99_ms, old.p99_ms, len(new.waits_ms)
+    if limit is None or p99 is None or (number < 100 and not over):
         return None
-    if p99 <= limit or not _worse(p99, before):
+    slow = sum(wait > limit for wait in new.waits_ms)
+    if p99 <= limit or not _worse(p99, before) or not _enough(slow, number, over):
         return None
-    compared = f"; {old_name} before it: {before:.0f} ms" if before is not None else ""
+    compared = f"; {names[0]} before it: {before:.0f} ms" if before is not None else ""
     return (
-        f"{new_name} has a p99 of {p99:.0f} ms in {len(new.waits_ms)} requests of the witness,"
-        f" and bake.max_p99_ms is {limit:g}{compared}"
+        f"{names[1]} has a p99 of {p99:.0f} ms in {number} requests of the witness;"
+        f" bake.max_p99_ms allows {limit:g} ms{compared}"
     )
+
+
+def _enough(bad: int, number: int, over: bool) -> bool:
+    return bad >= ENOUGH or (over and number >= FEW and 2 * bad > number)
 
 
 def _worse(new: float, old: float | None) -> bool:
@@ -129,14 +135,15 @@ class Comparison:
         """So many of the requests to the new release were the run's own."""
         self._asked += times
 
-    def look(self) -> str | None:
-        """Why the new release is to be taken back by all that was seen so far, or None."""
+    def look(self, *, over: bool) -> str | None:
+        """Why the new release is to be taken back by all that was seen so far, or None; `over` is at the bake's end."""
         seen = self._count()
         self._counted += seen.since(self._last)
         self._last = seen
         own = self._own(self._since)
         self._new = Figures(self._users(self._counted.without(Counts(self._asked)), own), _waits(own))
-        self.decided = harm(self._limits, self._old, self._new, str(self._plan.from_release), str(self._plan.release))
+        names = str(self._plan.from_release), str(self._plan.release)
+        self.decided = harm(self._limits, self._old, self._new, names, over=over)
         return self.decided
 
     def summary(self) -> dict[str, Any] | None:

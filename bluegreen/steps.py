@@ -342,9 +342,10 @@ class Bake(Step):
         # The old colour takes what the new one refuses, so that clients may see nothing of its end: each is asked too.
         refused: dict[str, str] = {}
         while True:
+            over = time.monotonic() >= deadline
             run.look_alive()
             judge(run)
-            compare(run)
+            compare(run, over=over)
             for replica in run.new_replicas():
                 reason = ask_replica(run.settings, run.release, run.proxy, replica.endpoint)
                 if reason and replica.name in refused:
@@ -356,7 +357,7 @@ class Bake(Step):
                 refused = {name: why for name, why in refused.items() if name != replica.name}
                 if reason:
                     refused[replica.name] = reason
-            if time.monotonic() >= deadline and not refused:
+            if over and not refused:
                 break
             time.sleep(BAKE_INTERVAL)
         return "nothing went wrong"
@@ -436,9 +437,9 @@ def judge(run: Run) -> None:
         raise Failed(f"the witness saw harm done by {run.release}: {reason}")
 
 
-def compare(run: Run) -> None:
+def compare(run: Run, *, over: bool) -> None:
     """Raises Failed if the new release does worse than the old one and than the settings allow."""
-    reason = run.comparison.look() if run.comparison else None
+    reason = run.comparison.look(over=over) if run.comparison else None
     if reason:
         raise Failed(reason)
 

@@ -29,6 +29,7 @@ def waits(slow: int, ms: float = 300, quick: int = 90) -> Figures:
 
 
 NONE = Figures()
+NAMES = ("v1", "v2")
 
 
 @pytest.mark.parametrize(
@@ -60,21 +61,44 @@ NONE = Figures()
 def test_worse_is_above_the_limit_and_well_above_the_old_release_and_seen_often_enough(
     old: Figures, new: Figures, worse: bool
 ) -> None:
-    assert (harm(LIMITS, old, new, "v1", "v2") is not None) is worse
-    assert harm(BakeTable(), old, new, "v1", "v2") is None, "without limits nothing is judged"
+    assert (harm(LIMITS, old, new, NAMES, over=False) is not None) is worse
+    assert harm(BakeTable(), old, new, NAMES, over=True) is None, "without limits nothing is judged"
 
 
 def test_the_reason_has_the_numbers_that_decide() -> None:
-    assert harm(LIMITS, users(2), users(93, 640), "v1", "v2") == (
-        "v2 answered users with 93 errors in 640 requests (14.53%), and bake.max_error_ratio is 0.01;"
+    assert harm(LIMITS, users(2), users(93, 640), NAMES, over=False) == (
+        "v2 answered users with 93 errors in 640 requests (14.53%); bake.max_error_ratio allows 1%;"
         " v1 before it: 2 errors in 1000 requests (0.20%)"
     )
-    assert harm(LIMITS, waits(0), waits(10), "v1", "v2") == (
-        "v2 has a p99 of 300 ms in 100 requests of the witness, and bake.max_p99_ms is 100; v1 before it: 5 ms"
+    assert harm(LIMITS, waits(0), waits(10), NAMES, over=True) == (
+        "v2 has a p99 of 300 ms in 100 requests of the witness; bake.max_p99_ms allows 100 ms; v1 before it: 5 ms"
     )
-    first = harm(LIMITS, NONE, users(93, 640), "None", "v1")
+    first = harm(LIMITS, NONE, users(93, 640), ("None", "v1"), over=False)
     assert first
     assert "None" not in first
+
+
+@pytest.mark.parametrize(
+    ("new", "before_the_end", "at_the_end"),
+    [
+        (users(10, 10), True, True),
+        (users(9, 10), False, True),  # most of few: nobody else will come
+        (users(9, 18), False, False),
+        (users(2, 3), False, True),
+        (users(1, 2), False, False),
+        (users(2, 2), False, False),
+        (waits(20, quick=80), True, True),
+        (waits(20, quick=79), False, True),  # a p99 of fewer than 100 is their maximum
+        (waits(9, quick=91), False, False),
+        (waits(4, quick=0), False, True),  # each took so long that there are no more of them
+        (waits(4, quick=4), False, False),
+    ],
+)
+def test_few_requests_decide_at_the_end_alone_and_if_most_of_them_were_bad(
+    new: Figures, before_the_end: bool, at_the_end: bool
+) -> None:
+    assert (harm(LIMITS, NONE, new, NAMES, over=False) is not None) is before_the_end
+    assert (harm(LIMITS, NONE, new, NAMES, over=True) is not None) is at_the_end
 
 
 def test_counts_go_on_from_zero_where_the_proxy_began_them_anew() -> None:
@@ -129,9 +153,9 @@ def test_each_release_is_told_by_what_came_in_its_own_time_without_the_witnesss_
     comparison.switched()
     proxy.add(GREEN, 60, 1)
     asks(seen, "v2", 20, seconds=0.01)
-    assert comparison.look() is None
+    assert comparison.look(over=False) is None
     proxy.add(GREEN, 160, 0)
-    assert comparison.look() is None
+    assert comparison.look(over=False) is None
     assert comparison.summary() == {
         "seconds": 5.0,
         "limits": {"max_error_ratio": 0.01, "max_p99_ms": 100.0},
@@ -140,7 +164,7 @@ def test_each_release_is_told_by_what_came_in_its_own_time_without_the_witnesss_
         "decided": None,
     }
     proxy.add(GREEN, 20, 20)
-    reason = comparison.look()
+    reason = comparison.look(over=False)
     assert reason
     summary = comparison.summary()
     assert summary
@@ -152,9 +176,9 @@ def test_a_reload_between_two_looks_loses_nothing_that_was_seen() -> None:
     comparison = compared(LIMITS, proxy, None)
     comparison.switched()
     proxy.add(GREEN, 100, 4)
-    comparison.look()
+    comparison.look(over=False)
     proxy.now = {BLUE: Counts(), GREEN: Counts(50, 2)}
-    comparison.look()
+    comparison.look(over=False)
     summary = comparison.summary()
     assert summary
     assert (summary["new"]["requests"], summary["new"]["errors"]) == (150, 6)
@@ -168,8 +192,8 @@ def test_a_first_release_has_none_before_it() -> None:
     comparison.switching()
     comparison.switched()
     proxy.add(BLUE, 40, 20)
-    reason = comparison.look()
-    assert reason == "v1 answered users with 20 errors in 40 requests (50.00%), and bake.max_error_ratio is 0.01"
+    reason = comparison.look(over=False)
+    assert reason == "v1 answered users with 20 errors in 40 requests (50.00%); bake.max_error_ratio allows 1%"
     summary = comparison.summary()
     assert summary
     assert summary["old"] is None
@@ -186,7 +210,7 @@ def test_the_proxy_is_not_asked_to_count_where_errors_have_no_limit() -> None:
     comparison.switching()
     comparison.switched()
     asks(seen, "v2", 12, seconds=0.3)
-    assert comparison.look()
+    assert comparison.look(over=True)
     summary = comparison.summary()
     assert summary
     assert summary["new"] == {"requests": None, "errors": None, "error_ratio": None, "p99_ms": 300.0}
