@@ -53,9 +53,9 @@ def harm(limits: BakeTable, old: Figures, new: Figures, names: tuple[str, str], 
     """Why the new release is to be taken back, with the numbers that decide; None if it is not.
 
     Its share of errors must be above `max_error_ratio`, or its p99 above `max_p99_ms`; and above 1.5 times the old
-    release's, where that is known: what was as bad before, the new one has not made. That takes 10 errors, or 10 answers
-    slower than the limit; once the bake is `over`, more than half of 3 requests or more will do. Until then, a p99 takes
-    100 requests besides: of fewer it is no more than the slowest, and what has just started is slow for a moment.
+    release's, where that is known: what was as bad before, the new one has not made. That takes 10 errors, or 10
+    answers slower than the limit; once the bake is `over`, more than half of 3 requests or more will do. Until then, a
+    p99 takes 100 requests besides: of fewer it is no more than the slowest, and what has just started is slow at first.
     """
     return _errors(limits.max_error_ratio, old, new, names, over) or _slow(limits.max_p99_ms, old, new, names, over)
 
