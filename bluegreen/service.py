@@ -20,6 +20,7 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen import prune
+from bluegreen.bake import Comparison
 from bluegreen.engine import execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
@@ -323,6 +324,8 @@ class Service:
                 overwrite=options.overwrite,
                 witness=witness,
             )
+            if self.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
+                run.comparison = Comparison(self.settings.bake, plan, self.proxy, witness)
             try:
                 with self._recorded(observed, tell):
                     execute(run, lock, state)
@@ -390,6 +393,7 @@ class Service:
             witness=run.witness,
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
+            bake=run.comparison.summary() if run.comparison else None,
             leftover=run.leftover,
             reason=reason,
         )

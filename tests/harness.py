@@ -42,6 +42,8 @@ RELEASES = {
     "v4-wrong-version": "wrong-version",
     "v4-exits": "exits",
     "v4-dies": "dies",
+    "v4-fails": "fails",
+    "v4-slow": "slow",
 }
 """The releases that tests deploy, and what is broken in them."""
 

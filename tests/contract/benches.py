@@ -144,7 +144,7 @@ class ContainerBench(ProxyBench):
         self.kind = image.partition(":")[0]
         self.refused = {"nginx": 502, "haproxy": 503}[self.kind]
         proxy = {"kind": self.kind, "image": image, "switch": switch, **self._where()}
-        self.settings = settings_of(fresh_name(), proxy=proxy)
+        self.settings = settings_of(fresh_name(), proxy=proxy, bake={"max_error_ratio": 0.5})
         self._made: list[Proxy] = []
         request.addfinalizer(self._remove)
 
