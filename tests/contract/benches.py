@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY
+from harness import ALL_WAYS, FULL, IMAGES, OTHERS, PREFIX, REPOSITORY, WAYS
 from installed import PlayedHost, installed
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
@@ -269,8 +269,8 @@ def settings_of(name: str, **tables: Any) -> Settings:
 
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
-    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
-    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
+    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in WAYS},
+    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in (ALL_WAYS if FULL else OTHERS)},
 }
 
 

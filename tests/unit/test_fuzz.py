@@ -27,7 +27,7 @@ from bluegreen.proxies.agent import Agent, AgentError
 from bluegreen.service import DRIVERS, Service
 from bluegreen.settings import Settings
 
-EXAMPLES = int(os.environ.get("BLUEGREEN_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("BLUEGREEN_FUZZ", "30"))
 fuzz = settings(
     deadline=None,
     max_examples=EXAMPLES,
