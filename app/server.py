@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-BROKEN = os.environ.get("BROKEN", "")  # "", "never-ready", "wrong-version", "dies" or "exits"
+BROKEN = os.environ.get("BROKEN", "")  # "", "never-ready", "wrong-version", "exits", "dies", "fails" or "slow"
 
 if BROKEN == "exits":
     sys.exit(
@@ -34,6 +34,7 @@ RELEASE = os.environ.get("RELEASE", "v0")
 VERSION = f"version {'0' if BROKEN == 'wrong-version' else RELEASE.removeprefix('v')}\n"
 REPLICA = socket.gethostname()
 DIES_AFTER = float(os.environ.get("DIES_AFTER", "3"))  # seconds after the first good answer of /version
+SLOWNESS = 0.8  # seconds that BROKEN=slow takes longer for every answer
 LINGER = 0.1  # seconds of quiet before the end, for a request that is on its way when the last answer leaves
 
 app = Flask(__name__)
@@ -46,6 +47,15 @@ def text(body: str | Iterator[str], status: int = 200) -> Response:
 
 def seconds() -> float:
     return min(max(request.args.get("seconds", 1.0, type=float), 0.0), 3600.0)
+
+
+@app.before_request
+def fail() -> Response | None:
+    if BROKEN == "fails" and request.path not in ("/version", "/health"):
+        return text("built with BROKEN=fails\n", 500)
+    if BROKEN == "slow":
+        time.sleep(SLOWNESS)
+    return None
 
 
 @app.after_request

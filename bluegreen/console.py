@@ -96,6 +96,9 @@ class Console:
                 self.line(f"  switch   first new answer {switch['first_new_ms']:.0f} ms after the flip{tail}")
         elif not receipt["witness"] and receipt["result"] not in ("unchanged",):
             self.line("  witness  none")
+        if receipt["bake"]:
+            figures = ((receipt["from"], receipt["bake"]["old"]), (receipt["to"], receipt["bake"]["new"]))
+            self.line("  bake     " + "; ".join(f"{name} {_compared(each)}" for name, each in figures if each))
         if receipt["cut"]:
             self.line(f"  cut      {receipt['cut']} requests were still in flight when the old release was stopped")
         sockets = receipt["websockets"]
@@ -185,6 +188,17 @@ class Console:
     def _json(self, data: Any) -> None:
         sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
         sys.stdout.flush()
+
+
+def _compared(figures: dict[str, Any]) -> str:
+    """What a bake found out of a release."""
+    words = []
+    if figures["requests"] is not None:
+        share = "" if figures["error_ratio"] is None else f" ({figures['error_ratio']:.2%})"
+        words.append(f"{figures['errors']} errors in {figures['requests']} requests{share}")
+    if figures["p99_ms"] is not None:
+        words.append(f"p99 {figures['p99_ms']:.1f} ms")
+    return ", ".join(words) or "not seen"
 
 
 def _because(receipt: dict[str, Any]) -> str:

@@ -157,6 +157,28 @@ class SwitchRecord:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many requests a colour has answered, and how many of them with an error: a status of 500 or more."""
+
+    requests: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.requests + other.requests, self.errors + other.errors)
+
+    def since(self, earlier: Counts) -> Counts:
+        """What came after an earlier count; all of it where the counting was begun anew in between."""
+        if self.requests < earlier.requests or self.errors < earlier.errors:
+            return self
+        return Counts(self.requests - earlier.requests, self.errors - earlier.errors)
+
+    def without(self, some: Counts) -> Counts:
+        """The rest, when some are taken away; one that was under way may be in the one count and not in the other."""
+        requests = max(0, self.requests - some.requests)
+        return Counts(requests, min(requests, max(0, self.errors - some.errors)))
+
+
+@dataclass(frozen=True)
 class ProxyState:
     """What the proxy serves now, asked of the running proxy."""
 

@@ -37,6 +37,7 @@ def receipt(
     witness: Witness | None = None,
     cut: int = 0,
     websockets: tuple[int, int] = (0, 0),
+    bake: dict[str, Any] | None = None,
     leftover: list[str] | None = None,
     warnings: list[str] | None = None,
     reason: str = "",
@@ -49,6 +50,7 @@ def receipt(
     `websockets` are those open to the old colour at the switch, and those that its end closed; `warnings`, what went
     wrong when all was decided, and changes nothing.
     `release` is the plan's with what the run has learnt of it, such as the digest of an image that it built.
+    `bake` is how the two releases compared, if they were.
     With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
     """
     return {
@@ -70,6 +72,7 @@ def receipt(
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
         "series": witness.series(start.clock) if witness and start else None,
+        "bake": bake,
         "cut": cut,
         "websockets": {"open": websockets[0], "closed": websockets[1]},
         "leftover": leftover or [],

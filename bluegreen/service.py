@@ -20,6 +20,7 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen import prune
+from bluegreen.bake import Comparison
 from bluegreen.engine import call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
@@ -350,6 +351,8 @@ class Service:
                 witness=witness,
                 heed=heed,
             )
+            if self.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
+                run.comparison = Comparison(self.settings.bake, plan, self.proxy, witness)
             try:
                 with self._recorded(observed, tell):
                     execute(run, lock, state)
@@ -386,7 +389,8 @@ class Service:
         call_on_failure(run, result, error.message)
         error.receipt = self._receipt_of(run, result, error.message)
         if undone:
-            error.message += f"\n{run.old.release} still serves" if run.old else "\nnothing is served, as before"
+            error.message += "; " if isinstance(error, Unexpected) else "\n"
+            error.message += f"{run.old.release} still serves" if run.old else "nothing is served, as before"
         return error
 
     def _receipt(self, run_id: str, plan: Plan, result: str, observed: Observed, **more: Any) -> dict[str, Any]:
@@ -418,6 +422,7 @@ class Service:
             witness=run.witness,
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
+            bake=run.comparison.summary() if run.comparison else None,
             leftover=run.leftover,
             warnings=run.warnings,
             reason=reason,
@@ -583,6 +588,8 @@ def _engine_failed(error: Exception) -> BluegreenError:
     """The error of a library in words."""
     if isinstance(error, DockerException):  # first, as an answer of the engine is both
         return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+    if isinstance(error, RequestException) and isinstance(error, ValueError):
+        return Failed(f"the Docker engine's answer can't be read: {error}")
     if isinstance(error, RequestException):
         return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
     return Unexpected(error)

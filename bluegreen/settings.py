@@ -1121,6 +1121,33 @@ class BakeTable(Table):
     """The time between the switch and the commit in which the witness can take the switch back."""
 
     seconds: Annotated[Duration, _between("0s", "1h")] = Field(default=5.0, description="How long; 0 for not at all.")
+    max_error_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The share of users' requests that the new release may answer with an error (a status of 500 or"
+        " more); above it, and above 1.5 times the old release's, the switch is taken back. Default: not compared.",
+    )
+    max_p99_ms: float | None = Field(
+        default=None,
+        ge=1,
+        le=300_000,
+        allow_inf_nan=False,
+        description="The same for the p99 of the witness's requests, in milliseconds. Default: not compared.",
+    )
+
+    @field_validator("max_error_ratio", "max_p99_ms")
+    @classmethod
+    def _in_some_time(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("seconds") == 0:
+            raise ValueError("needs bake.seconds above 0: there is no time to compare in")
+        return value
+
+    @property
+    def compares(self) -> bool:
+        """Whether the new release is compared with the old one."""
+        return self.max_error_ratio is not None or self.max_p99_ms is not None
 
 
 class WitnessTable(Table):
@@ -1215,7 +1242,7 @@ class Settings(Table):
     network: NetworkTable = Field(default_factory=NetworkTable)
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
-    witness: WitnessTable = Field(default_factory=WitnessTable)
+    witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
     hooks: HooksTable = Field(default_factory=HooksTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
@@ -1320,6 +1347,24 @@ class Settings(Table):
         if words:
             raise PydanticCustomError("probe", "{words}", {"key": "mode", "words": words})
         return proxy
+
+    @field_validator("bake")
+    @classmethod
+    def _only_of_requests(cls, bake: BakeTable, info: ValidationInfo) -> BakeTable:
+        proxy = info.data.get("proxy")
+        for key in ("max_error_ratio", "max_p99_ms"):
+            if getattr(bake, key) is not None and proxy and proxy.mode == "tcp":
+                raise PydanticCustomError("tcp", _NOT_FOR_TCP, {"key": key})
+        return bake
+
+    @field_validator("witness")
+    @classmethod
+    def _patient(cls, witness: WitnessTable, info: ValidationInfo) -> WitnessTable:
+        limit = info.data["bake"].max_p99_ms if "bake" in info.data else None
+        if limit is not None and 1000 * witness.timeout <= limit:
+            words = "must be longer than bake.max_p99_ms, or no answer could be slower than that"
+            raise PydanticCustomError("timeout", "{words}", {"key": "timeout", "words": words})
+        return witness
 
     @field_validator("network")
     @classmethod

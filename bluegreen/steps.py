@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from bluegreen.bake import Comparison
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.hooks import Output, call_here, conclude, short
@@ -52,6 +53,8 @@ class Run:
     overwrite: bool = False
     """Whether a release name that the registry has with another content may be given to this one."""
     witness: Witness | None = None
+    comparison: Comparison | None = None
+    """How the new release does beside the old one, where the settings have limits for that."""
     made_network: bool = False
     made_proxy: bool = False
     record: SwitchRecord | None = None
@@ -209,6 +212,8 @@ class Start(Step):
         run.prepare()
         run.made_proxy = not run.observed.proxy.exists
         run.proxy.boot([run.runtime.network])
+        if run.comparison:
+            run.comparison.begin()
         replicas = run.runtime.start(run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before)
         return ", ".join(replica.name for replica in replicas)
 
@@ -265,6 +270,8 @@ class Switch(Step):
     def do(self, run: Run) -> str:
         old = run.old
         upstreams = run.upstreams()
+        if run.comparison:
+            run.comparison.switching()  # before a reload, with which some proxies begin their counters anew
         run.proxy.prepare(upstreams, old.colour if old else None)
         run.record = SwitchRecord(
             number=run.plan.number,
@@ -280,6 +287,8 @@ class Switch(Step):
         if run.witness:
             run.witness.switched(run.release.name)
             run.witness.start()  # at a first deploy there was nobody to answer before
+        if run.comparison:
+            run.comparison.switched()
         run.websockets_open = run.proxy.websockets(run.old_endpoints) if old else 0
         return f"{run.plan.colour} is in use"
 
@@ -325,6 +334,8 @@ class Verify(Step):
             timeout=VERIFY_TIMEOUT,
             look=look,
         )
+        if run.comparison:
+            run.comparison.asked(tries)
         who = "the proxy's port" if run.settings.probe_kind == "tcp" else f"{run.release}"
         return f"{who} answered {run.settings.probe.successes} times in a row, after {tries} tries"
 
@@ -335,15 +346,23 @@ class Bake(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        return f"watch {plan.release} for {settings.bake.seconds:g} s" if settings.bake.seconds else ""
+        if not settings.bake.seconds:
+            return ""
+        limits = {"max_error_ratio": settings.bake.max_error_ratio, "max_p99_ms": settings.bake.max_p99_ms}
+        within = ", ".join(f"{key} = {limit:g}" for key, limit in limits.items() if limit is not None)
+        return f"watch {plan.release} for {settings.bake.seconds:g} s" + (f", within {within}" if within else "")
 
     def do(self, run: Run) -> str:
+        if run.settings.bake.max_p99_ms is not None and run.witness is None:
+            run.progress(self.name)("without a witness nobody measures bake.max_p99_ms")
         deadline = time.monotonic() + run.settings.bake.seconds
         # The old colour takes what the new one refuses, so that clients may see nothing of its end: each is asked too.
         refused: dict[str, str] = {}
         while True:
+            over = time.monotonic() >= deadline
             run.look_alive()
             judge(run)
+            compare(run, over=over)
             for replica in run.new_replicas():
                 reason = ask_replica(run.settings, run.release, run.proxy, replica.endpoint)
                 if reason and replica.name in refused:
@@ -355,7 +374,7 @@ class Bake(Step):
                 refused = {name: why for name, why in refused.items() if name != replica.name}
                 if reason:
                     refused[replica.name] = reason
-            if time.monotonic() >= deadline and not refused:
+            if over and not refused:
                 break
             time.sleep(BAKE_INTERVAL)
         return "nothing went wrong"
@@ -538,6 +557,13 @@ def judge(run: Run) -> None:
     reason = run.witness.verdict() if run.witness else None
     if reason:
         raise Failed(f"the witness saw harm done by {run.release}: {reason}")
+
+
+def compare(run: Run, *, over: bool) -> None:
+    """Raises Failed if the new release does worse than the old one and than the settings allow."""
+    reason = run.comparison.look(over=over) if run.comparison else None
+    if reason:
+        raise Failed(reason)
 
 
 def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> SwitchRecord:

@@ -584,6 +584,10 @@ class Witness:
             cut[record.line] = failed
         return None
 
+    def answered(self, since: float) -> list[Record]:
+        """The requests sent from then on (`time.monotonic`) that got an answer, of whatever status."""
+        return [record for record in self._tally.records() if record.sent >= since and record.outcome.status]
+
     def live_counts(self) -> dict[str, int]:
         """How many answers each release has given so far, and how many requests have `failed`."""
         return {**self._by_release(), "failed": self._tally.totals()["failed"]}

@@ -13,14 +13,25 @@ from string import Template
 from typing import Any
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, Image, OneShot, ProxyState, Release, Replica, Slot, SwitchRecord
+from bluegreen.model import (
+    Colour,
+    Counts,
+    Endpoint,
+    Image,
+    OneShot,
+    ProxyState,
+    Release,
+    Replica,
+    Slot,
+    SwitchRecord,
+)
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
 from bluegreen.settings import Settings, parse
 
 ASKING_ENGINE = {"slots", "image", "images", "needed_elsewhere", "replicas", "log", "digest"}
-ASKING_PROXY = {"observe", "in_flight", "websockets", "get", "get_from"}
+ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
@@ -63,6 +74,7 @@ class Carried:
     colour: Colour
     record: SwitchRecord
     trial: bool = False
+    counts: dict[Colour, Counts] = field(default_factory=lambda: {colour: Counts() for colour in Colour})
 
     def file(self, service: str) -> str:
         pools = [f"{colour}: {', '.join(map(str, self.upstreams.get(colour, ())))}" for colour in Colour]
@@ -133,12 +145,15 @@ class World:
         if carried is None:
             return Answer(404, "")
         pools = [carried.colour, carried.colour.other] if carried.trial else [carried.colour]
+        answer, refused = Answer(502, ""), False
         for endpoint in (each for colour in pools for each in carried.upstreams.get(colour, ())):
             try:
-                return self.ask(endpoint)
+                answer = self.ask(endpoint)
+                break
             except AgentError:
-                continue
-        return Answer(502, "")
+                refused = True
+        carried.counts[carried.colour] += Counts(1, int(refused or answer.status >= 500))
+        return answer
 
     def truth(self, service: str) -> dict[str, Any]:
         """What a user would call the same or not: releases, containers and what is served, without numbers."""
@@ -510,6 +525,10 @@ class FakeProxy:
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("in_flight"):
             return sum(each in endpoints for each in [*self._world.uploads, *self._world.websockets])
+
+    def counts(self) -> Mapping[Colour, Counts]:
+        with self._process.call("counts"):
+            return dict(self._carried.counts) if self._carried else {colour: Counts() for colour in Colour}
 
     def websockets(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("websockets"):

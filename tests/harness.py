@@ -25,6 +25,7 @@ HAPROXY = ["haproxy:2.6", "haproxy:3.2"]
 MODES = ["live", "reload"]
 ALL_WAYS = [(image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES]
 SAMPLE = [("nginx:1.22", "live"), ("nginx:stable", "reload"), ("haproxy:2.6", "reload"), ("haproxy:3.2", "live")]
+OTHERS = [way for way in ALL_WAYS if way not in SAMPLE]
 FULL = bool(os.environ.get("BLUEGREEN_SWITCHES"))
 """Whether this is the soak, which tries every combination."""
 WAYS = ALL_WAYS if FULL else SAMPLE
@@ -42,6 +43,8 @@ RELEASES = {
     "v4-wrong-version": "wrong-version",
     "v4-exits": "exits",
     "v4-dies": "dies",
+    "v4-fails": "fails",
+    "v4-slow": "slow",
 }
 """The releases that tests deploy, and what is broken in them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies.agent import Answer
 
 Upstreams = Mapping[Colour, Sequence[Endpoint]]
@@ -47,6 +47,14 @@ class Proxy(Protocol):
 
     def websockets(self, endpoints: Sequence[Endpoint]) -> int:
         """How many WebSockets are open to these endpoints."""
+
+    def counts(self) -> Mapping[Colour, Counts]:
+        """What clients were answered while each colour was in use, by the proxy's own count.
+
+        Only what came between two looks tells anything, as a first look may be what begins the counting, and a reload
+        may begin it anew. It goes on until `commit`, or for a minute or more after the last look. What another server
+        answered in the place of one that failed counts as an error, too.
+        """
 
     def get(self, path: str, host: str, timeout: float) -> Answer:
         """The answer to a request as clients send it: through the proxy."""

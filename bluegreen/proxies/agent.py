@@ -71,6 +71,15 @@ class Agent:
     def exists(self, path: str) -> bool:
         return self.call("exists", path) == b"1"
 
+    def tally(self, log: str, wanted: str) -> dict[str, int]:
+        """How often each line was written to a log since this agent began to look at it.
+
+        Who writes to it does so while there is a file `wanted` with the time behind it, in hundreds of seconds. A call
+        makes that of now and the next one, and empties the log when it is long.
+        """
+        rows = (line.split(" ", 1) for line in self.call("tally", log, wanted).decode(errors="replace").splitlines())
+        return {line: int(number) for number, line in rows}
+
     def write(self, path: str, content: str, *, only_for: int | None = None) -> None:
         """The file has this content; a reader sees the old one or the new one whole.
 
@@ -93,6 +102,8 @@ class Agent:
     def run(self, *command: str) -> tuple[int, str]:
         """The command's exit code and its outputs together."""
         code, _, text = self.call("run", *command).decode(errors="replace").partition("\n")
+        if not code.isdecimal():
+            raise AgentError(f"{command[0]} ended with {code[:40]!r}, which is no exit code")
         return int(code), text.strip()
 
     def children(self, parent: int) -> dict[int, str]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.place import Place
@@ -107,6 +107,9 @@ class Driver(ABC):
 
     @abstractmethod
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int: ...
+
+    @abstractmethod
+    def counts(self) -> Mapping[Colour, Counts]: ...
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
         if self._live and colour:

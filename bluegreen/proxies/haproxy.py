@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
@@ -16,6 +16,9 @@ from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import render
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import HAProxyTable, Settings
+
+ANSWERED = ("hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
+"""HAProxy's counters of whole answers by their status; those of 1xx come before another one, or open a WebSocket."""
 
 
 class HAProxy(Driver):
@@ -123,6 +126,9 @@ class HAProxy(Driver):
         wanted = {str(endpoint) for endpoint in endpoints}
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         return len(leaving) + sum(int(row["scur"] or 0) for row in rows if row.get("addr") in wanted)
+
+    def counts(self) -> Mapping[Colour, Counts]:
+        return counted(self._ask("show stat -1 2 -1"), self._service)  # of the backends only
 
     def _main(self, *, tls: bool = True) -> str:
         """The main file; without `tls`, with no certificate of this service in use."""
@@ -234,6 +240,18 @@ class HAProxy(Driver):
         if not set(self._workers()) - before:
             return False
         return len({self._serving()[0] for _ in range(5)}) == 1
+
+
+def counted(stats: str, service: str) -> dict[Colour, Counts]:
+    """What the backends of each colour have answered, by what `show stat` gives."""
+    totals = {colour: Counts() for colour in Colour}
+    for row in csv.DictReader(stats.lstrip("# ").splitlines()):
+        pool = re.fullmatch(rf"{re.escape(service)}_(blue|green)(_first)?(_ws)?", row["pxname"])
+        if pool and row["svname"] == "BACKEND":
+            number = {key: int(row.get(key) or 0) for key in (*ANSWERED, "hrsp_5xx", "wredis")}
+            requests = sum(number[key] for key in ANSWERED)
+            totals[Colour(pool[1])] += Counts(requests, min(requests, number["hrsp_5xx"] + number["wredis"]))
+    return totals
 
 
 def _binds(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from importlib import resources
 
 from bluegreen.certificate import Pair
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
@@ -20,6 +20,10 @@ STREAM = "# For nginx's stream module:\n"
 
 KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
+
+
+COUNTED = "counted-"
+"""How the names of the files begin that have nginx log what was answered, each for a hundred seconds."""
 
 
 HTTP2_WORD = (1, 25, 1)
@@ -35,6 +39,8 @@ class Nginx(Driver):
     def __init__(self, settings: Settings, place: Place) -> None:
         super().__init__(settings, place)
         self._stream = f"{place.streams}/{place.prefix}{self._service}.conf"
+        self._log = f"{place.root}/state/{self._service}.answers"
+        self._counted = settings.bake.max_error_ratio is not None
 
     def _boot(self, networks: Sequence[str]) -> bool:
         files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
@@ -52,6 +58,8 @@ class Nginx(Driver):
             colour=colour,
             switch="live" if self._live else "reload",
             state=self._state,
+            log=self._log if self._counted else "",
+            own_main=bool(self._place.main),
             listen=self._place.bind,
             status_port=STATUS_PORT,
             hosts=proxy.hosts,
@@ -93,7 +101,18 @@ class Nginx(Driver):
 
     def commit(self, record: SwitchRecord) -> None:
         self._agent.remove(f"{self._state}/trial")
+        if self._counted:
+            self._agent.run("sh", "-c", f"rm -f {self._state}/{COUNTED}*")
         self._write_record(record)
+
+    def remove(self) -> list[str]:
+        gone = super().remove()
+        if self._counted and self._place.running():
+            self._agent.remove(self._log)
+        return gone
+
+    def counts(self) -> Mapping[Colour, Counts]:
+        return counted(self._agent.tally(self._log, f"{self._state}/{COUNTED}"), self._service)
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         # In tcp mode, too, that is all there is: a client's connection has one to the app from its beginning on.
@@ -166,6 +185,19 @@ class Nginx(Driver):
 
     def _config(self) -> list[str]:
         return ["-c", self._place.main or self._settings.proxy.host.main]
+
+
+def counted(lines: Mapping[str, int], service: str) -> dict[Colour, Counts]:
+    """What each colour has answered, by how often each line stands in the log: the upstream, the status that the client
+    got, and those of every server that was asked, such as `shop_green_first 200 502, 200`."""
+    totals = {colour: Counts() for colour in Colour}
+    for line, number in lines.items():
+        name, _, statuses = line.partition(" ")
+        pool = re.fullmatch(rf"{re.escape(service)}_(blue|green)(_first)?(_ws)?", name)
+        if pool:
+            failed = any(int(status) >= 500 for status in re.findall(r"\b[0-9]{3}\b", statuses))
+            totals[Colour(pool[1])] += Counts(number, number if failed else 0)
+    return totals
 
 
 def _spread(balance: str) -> Mapping[str, str]:

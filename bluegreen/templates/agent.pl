@@ -44,6 +44,9 @@ sub dial {
     return $socket;
 }
 
+# Of each log: how far it was read, and how often each line was there.
+my %tallies;
+
 my %verbs = (
     # One exchange over TCP: everything that comes back until the other side closes.
     tcp => sub {
@@ -71,6 +74,27 @@ my %verbs = (
         open my $file, '<', $path or die "$path: $!\n";
         local $/;
         return scalar(<$file>) // '';
+    },
+    # How often each line was written to $log. For this hundred seconds and the next one a file says that it is wanted,
+    # so that the writing ends by itself when nobody asks any more.
+    tally => sub {
+        my ($log, $wanted) = @_;
+        my $now = int(time / 100);
+        for my $file (map { "$wanted$_" } $now, $now + 1) { open my $new, '>', $file or die "$file: $!\n" }
+        unlink grep { /(\d+)$/ && $1 < $now } glob "$wanted*";
+        my $tally = $tallies{$log} ||= { read => 0, lines => {} };
+        if (open my $file, '+<', $log) {
+            $tally->{read} = 0 if -s $file < $tally->{read};
+            seek $file, $tally->{read}, 0 or die "$log: $!\n";
+            while (my $line = <$file>) {
+                last if $line !~ /\n\z/;
+                $tally->{read} += length $line;
+                chomp $line;
+                $tally->{lines}{$line}++;
+            }
+            if ($tally->{read} > 1_000_000) { truncate $file, 0 or die "$log: $!\n"; $tally->{read} = 0 }
+        } elsif (!$!{ENOENT}) { die "$log: $!\n" }
+        return join '', map { "$tally->{lines}{$_} $_\n" } sort keys %{$tally->{lines}};
     },
     exists => sub { return -e $_[0] ? 1 : 0 },
     # The whole new content or the old one: never half of it. A secret is for nobody but the user of the process $reader.

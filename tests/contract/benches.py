@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import HAPROXY, IMAGES, MODES, NGINX, PREFIX, REPOSITORY
+from harness import ALL_WAYS, FULL, IMAGES, OTHERS, PREFIX, REPOSITORY, WAYS
 from installed import PlayedHost, installed
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
@@ -144,7 +144,7 @@ class ContainerBench(ProxyBench):
         self.kind = image.partition(":")[0]
         self.refused = {"nginx": 502, "haproxy": 503}[self.kind]
         proxy = {"kind": self.kind, "image": image, "switch": switch, **self._where()}
-        self.settings = settings_of(fresh_name(), proxy=proxy)
+        self.settings = settings_of(fresh_name(), proxy=proxy, bake={"max_error_ratio": 0.5})
         self._made: list[Proxy] = []
         request.addfinalizer(self._remove)
 
@@ -269,8 +269,8 @@ def settings_of(name: str, **tables: Any) -> Settings:
 
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
-    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
-    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image in [*NGINX, *HAPROXY] for mode in MODES},
+    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in WAYS},
+    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in (ALL_WAYS if FULL else OTHERS)},
 }
 
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 from benches import HostBench
-from harness import HAPROXY, NGINX
+from harness import HAPROXY, NGINX, eventually
 from test_proxies import BLUE, GREEN, VERSION, first_switch, record, to_green
 
 from bluegreen.errors import Failed
-from bluegreen.model import Endpoint
+from bluegreen.model import Counts, Endpoint
 
 COMMAND = "/usr/local/bin/persons-reload"
 
@@ -34,6 +34,16 @@ def test_nothing_of_the_persons_own_is_edited(installed: Installed) -> None:
     assert bench.persons_files() == before
     proxy.remove()
     assert bench.persons_files() == before
+
+
+def test_a_persons_own_log_has_the_service_too_while_its_answers_are_counted(request: pytest.FixtureRequest) -> None:
+    bench = HostBench(NGINX[1], "live", request)
+    proxy = bench.driver()
+    first_switch(bench, proxy)
+    before = proxy.counts()[BLUE]
+    assert bench.request("/version?for=both") == VERSION[BLUE]
+    eventually(lambda: proxy.counts()[BLUE].since(before) == Counts(1, 0), "blue is not counted")
+    eventually(lambda: b"/version?for=both" in bench.machine.logs(), "it does not stand in the log that a person has")
 
 
 def test_a_file_that_the_proxy_refuses_is_not_loaded_and_the_one_from_before_is_back_byte_for_byte(

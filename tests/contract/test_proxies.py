@@ -7,7 +7,7 @@ from benches import ProxyBench
 from harness import eventually
 
 from bluegreen.errors import BluegreenError, Failed
-from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError
 
@@ -134,6 +134,20 @@ def test_what_is_at_work_on_the_old_colour_is_counted_until_it_has_ended(proxies
     assert upload.finish() == "hello"
     eventually(lambda: proxy.in_flight(blue) == 0, "the old colour is still at work")
     assert proxies.driver().in_flight(blue) == 0
+
+
+def test_answers_and_errors_are_counted_for_the_colour_in_use(proxies: ProxyBench) -> None:
+    proxy = proxies.driver()
+    first_switch(proxies, proxy)
+    before = proxy.counts()
+    assert [proxies.request() for _ in range(3)] == [VERSION[BLUE]] * 3
+    eventually(lambda: proxy.counts()[BLUE].since(before[BLUE]) == Counts(3, 0), "blue is not counted")
+    assert proxy.counts()[GREEN] == before[GREEN]
+    _prepare_and_switch(proxy, proxies.apps.refusing(GREEN))
+    proxy.commit(record(2, BLUE, GREEN, committed=True))
+    before = proxy.counts()
+    assert {proxies.request()[0] for _ in range(2)} == {proxies.refused}
+    eventually(lambda: proxy.counts()[GREEN].since(before[GREEN]) == Counts(2, 2), "green is not counted")
 
 
 def test_in_trial_the_old_colour_answers_what_the_new_one_refuses_and_after_the_commit_not(proxies: ProxyBench) -> None:

@@ -275,6 +275,31 @@ def test_a_file_is_replaced_whole_and_its_directory_made(agent: Agent, tmp_path:
 
 
 @needs_perl
+def test_the_lines_of_a_log_are_counted_on_from_look_to_look(agent: Agent, tmp_path: Path) -> None:
+    log, wanted = tmp_path / "log", tmp_path / "counted-"
+    (tmp_path / "counted-1234").touch()
+    assert agent.tally(str(log), str(wanted)) == {}, "nobody has written yet"
+    assert len(list(tmp_path.glob("counted-*"))) == 2, "wanted for now and for the next hundred seconds"
+    assert not (tmp_path / "counted-1234").exists()
+    log.write_text("a 200\nb 500\na 200\na 5")
+    assert agent.tally(str(log), str(wanted)) == {"a 200": 2, "b 500": 1}, "a line that has no end yet is not there"
+    with log.open("a") as file:
+        file.write("02\n")
+    assert agent.tally(str(log), str(wanted)) == {"a 200": 2, "b 500": 1, "a 502": 1}
+    log.write_text("c 200\n")
+    assert agent.tally(str(log), str(wanted)) == {"a 200": 2, "b 500": 1, "a 502": 1, "c 200": 1}, "begun anew"
+
+
+def test_a_log_does_not_grow_for_ever(agent: Agent, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("a") as file:  # as nginx does it: at the end, wherever that is
+        for number in range(1, 4):
+            file.write("shop_blue 200 200\n" * 60_000)
+            file.flush()
+            assert agent.tally(str(log), str(tmp_path / "counted-")) == {"shop_blue 200 200": number * 60_000}
+            assert log.stat().st_size == 0
+
+
 def test_what_is_there_and_what_is_not(agent: Agent, tmp_path: Path) -> None:
     path = os.fspath(tmp_path / "file")
     assert not agent.exists(path)

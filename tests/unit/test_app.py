@@ -115,6 +115,14 @@ def test_wrong_version(start: Callable[..., App]) -> None:
     assert start(BROKEN="wrong-version").ask("/version") == (200, b"version 0\n")
 
 
+def test_fails_where_no_probe_asks(start: Callable[..., App]) -> None:
+    app = start(BROKEN="fails")
+    assert app.ask("/version") == (200, b"version 2\n")
+    assert app.ask("/health") == (200, b"ok\n")
+    assert [app.ask(path)[0] for path in ("/headers", "/slow", "/nothing")] == [500] * 3
+    assert app.ask("/echo", b"x")[0] == 500
+
+
 def test_dies_between_answers(start: Callable[..., App]) -> None:
     app = start(BROKEN="dies", DIES_AFTER="0.3")
     assert app.ask("/version") == (200, b"version 2\n")

@@ -118,6 +118,22 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
     assert "its words" not in text, "which were told when it failed"
 
 
+def test_a_receipt_says_how_two_releases_compared(capsys: Capture) -> None:
+    old = {"requests": 812, "errors": 0, "error_ratio": 0.0, "p99_ms": 8.1}
+    new = {"requests": 640, "errors": 93, "error_ratio": 0.14531, "p99_ms": 9.04}
+    Console().receipt(receipt_of(bake={"old": old, "new": new}))
+    assert (
+        "  bake     v1 0 errors in 812 requests (0.00%), p99 8.1 ms; "
+        "v2 93 errors in 640 requests (14.53%), p99 9.0 ms\n"
+    ) in shown(capsys)
+    unseen = {"requests": None, "errors": None, "error_ratio": None, "p99_ms": None}
+    Console().receipt(receipt_of(bake={"old": None, "new": {**unseen, "requests": 0, "errors": 0}}))
+    Console().receipt(receipt_of(bake={"old": unseen, "new": {**unseen, "p99_ms": 5.0}}))
+    text = shown(capsys)
+    assert "  bake     v2 0 errors in 0 requests\n" in text
+    assert "  bake     v1 not seen; v2 p99 5.0 ms\n" in text
+
+
 def test_a_receipt_without_a_witness_says_so(capsys: Capture) -> None:
     Console().receipt(receipt_of())
     assert "witness  none" in shown(capsys)

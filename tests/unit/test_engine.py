@@ -35,6 +35,7 @@ HOOKS = quick_settings(
         for name in ("pre_deploy", "post_switch", "post_deploy")
     },
 )
+COMPARED = quick_settings(probe=QUICK, bake={"seconds": 1, "max_error_ratio": 0.01})
 OPTIONS = Options(witness=False)
 lock = FakeLock
 REAL_SLEEP, REAL_MONOTONIC = time.sleep, time.monotonic
@@ -109,6 +110,7 @@ JOBS = [
     Job("next deploy", ("v1",), deploy("v2"), "v1", "v2"),
     Job("third deploy", ("v1", "v2"), deploy("v3"), "v2", "v3"),
     Job("deploy that keeps the old", ("v1",), deploy("v2"), "v1", "v2", STANDBY),
+    Job("deploy with limits", ("v1",), deploy("v2"), "v1", "v2", COMPARED),
     Job("rollback from image", ("v1", "v2"), rollback(), "v2", "v1"),
     Job("next deploy by way of a registry", ("v1",), deploy("v2"), "v1", "v2", REGISTRY),
     Job("rollback by way of a registry", ("v1", "v2"), rollback(), "v2", "v1", REGISTRY),

@@ -10,12 +10,12 @@ import pytest
 from fakes import quick_settings
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Endpoint, SwitchRecord
+from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import driver as drivers
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.container import PORT, ProxyContainer
 from bluegreen.proxies.driver import STATUS_PORT
-from bluegreen.proxies.nginx import Nginx
+from bluegreen.proxies.nginx import Nginx, counted
 from bluegreen.settings import Settings
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
@@ -322,6 +322,29 @@ def test_a_file_that_cannot_be_loaded_is_put_back() -> None:
     with pytest.raises(Failed, match="nginx does not reload"):
         nginx.prepare({**POOLS, GREEN: (Endpoint("172.29.1.99", 1),)}, BLUE)
     assert agent.files[FILE] == before
+
+
+def test_answers_are_written_down_only_where_they_are_compared() -> None:
+    assert "access_log" not in driver().render(POOLS, BLUE)
+    text = driver(bake={"seconds": 5, "max_error_ratio": 0.01}).render(POOLS, BLUE)
+    (line,) = re.findall(r"^ *(access_log .*)", text, re.MULTILINE)
+    assert line == f"access_log {STATE}.answers shop.answers if=$bluegreen_logged_shop;"
+    assert text.index(line) > text.index("server {"), "it is the log of the service's own requests"
+
+
+def test_each_line_of_the_log_is_an_answer_of_the_colour_in_use() -> None:
+    lines = {
+        "shop_blue 200 200": 90,
+        "shop_blue 404 404": 5,
+        "shop_blue_ws 101 101": 2,
+        "shop_blue 502 502, 502": 3,
+        "shop_green_first 200 502, 200": 4,
+        "shop_green_first_ws 101 101": 1,
+        "shop_green_first 500 500 : 200": 1,
+        "shop_green 499 -": 2,
+        "shop_blue_blue 500 500": 7,
+    }
+    assert counted(lines, "shop") == {BLUE: Counts(100, 3), GREEN: Counts(8, 5)}
 
 
 def test_a_record_that_cannot_be_read_is_none() -> None:

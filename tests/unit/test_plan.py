@@ -110,6 +110,12 @@ def test_the_words_of_the_steps_say_what_will_be_done() -> None:
     }
 
 
+def test_the_words_of_a_bake_name_its_limits() -> None:
+    settings = quick_settings(bake={"seconds": 5, "max_error_ratio": 0.01, "max_p99_ms": 500})
+    words = {step.step: step.detail for step in plan_deploy(settings, LIVE_V1, "v2").steps}
+    assert words["bake"] == "watch v2 for 5 s, within max_error_ratio = 0.01, max_p99_ms = 500"
+
+
 def test_the_words_of_a_first_deploy_name_the_proxy_that_is_started() -> None:
     plan = plan_deploy(SETTINGS, NOTHING, "v1")
     words = {step.step: step.detail for step in plan.steps}

@@ -33,6 +33,7 @@ def in_shape(made: dict[str, Any]) -> dict[str, Any]:
     assert set(made["latency_ms"]) == {"before", "during", "after"}
     assert all(set(figures) >= FIGURES for figures in made["latency_ms"].values())
     assert set(made["switch"]) >= {"at", "first_new_ms", "last_old_ms"}
+    assert made["bake"] is None or set(made["bake"]) >= {"seconds", "limits", "old", "new", "decided"}
     assert all(set(step) >= {"step", "host", "state", "at", "seconds", "detail"} for step in made["steps"])
     assert json.loads(json.dumps(made)) == made
     return made

@@ -229,6 +229,8 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("network.pool", value) for value in ("10.0.0.0/7", "10.0.0.0/25", "169.254.0.0/16", "")),
         ("retire.old", "keep"),
         ("bake.seconds", 3601),
+        *(("bake.max_error_ratio", value) for value in (-0.1, 1.1, "1%", True)),
+        *(("bake.max_p99_ms", value) for value in (0, 300_001, "500ms")),
         *(("witness.rate", value) for value in (0, 1001)),
         *(("witness.connections", value) for value in (0, 51)),
         *(("rollback_floor", value) for value in ("v5", 1)),
@@ -306,6 +308,24 @@ def test_a_subnet_has_room_for_both_colours_in_its_lower_half(
     ]
     data["network"] = {"subnet": f"10.0.0.0/{fits}"}
     assert parse(data)
+
+
+def test_limits_of_a_bake_need_time_and_requests() -> None:
+    limits = {"max_error_ratio": 0, "max_p99_ms": 500}
+    found = parse({**LEAST, "bake": limits}).bake
+    assert (found.max_error_ratio, found.max_p99_ms, found.compares) == (0.0, 500.0, True)
+    assert not parse(LEAST).bake.compares
+    assert problems({**LEAST, "bake": {"seconds": 0, **limits}}) == [
+        "bake.max_error_ratio: needs bake.seconds above 0: there is no time to compare in",
+        "bake.max_p99_ms: needs bake.seconds above 0: there is no time to compare in",
+    ]
+    for key, value in limits.items():
+        assert problems({**LEAST, "proxy": {"mode": "tcp"}, "bake": {key: value}}) == [
+            f"bake.{key}: must be left out in tcp mode, in which nobody looks into connections"
+        ]
+    for witness in ({}, {"timeout": "10s"}):
+        (problem,) = problems({**LEAST, "bake": {"max_p99_ms": 10_000}, "witness": witness})
+        assert problem == "witness.timeout: must be longer than bake.max_p99_ms, or no answer could be slower than that"
 
 
 def test_a_probe_has_the_time_for_its_successes() -> None:
@@ -578,6 +598,7 @@ def test_the_hash_follows_nothing_else() -> None:
         ("image.context", "app"),
         ("retire.old", "standby"),
         ("bake.seconds", 60),
+        ("bake.max_error_ratio", 0.5),
         ("witness.rate", 1),
         ("app.stop_timeout", "35s"),
         ("image.repository", "shop"),
