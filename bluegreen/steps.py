@@ -16,6 +16,7 @@ from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.confined import loosened_by
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
 
@@ -94,7 +95,7 @@ class Run:
         replicas = self.new_replicas()
         for replica in replicas:
             if not replica.running:
-                raise dead(self.release, replica, self.runtime.log(replica))
+                raise dead(self.settings, self.release, replica, self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
 
@@ -232,7 +233,9 @@ class Probe(Step):
             except Failed as error:
                 if "the last lines of" in error.message:
                     raise
-                raise Failed(f"{error.message}\n{last_lines(replica, run.runtime.log(replica))}") from error
+                log = run.runtime.log(replica)
+                hint = loosened_by(log, run.settings.app)
+                raise Failed(f"{error.message}\n{last_lines(replica, log)}", hint=hint) from error
         return f"ready after {tries} tries"
 
 

@@ -16,10 +16,12 @@ from bluegreen.model import Colour, Endpoint, Image, ProxyState, Release, Replic
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
+from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
 READS = frozenset(
-    {"slots", "image", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from", "digest", "images"}
+    {"slots", "image", "has_secrets", "replicas", "log", "observe", "in_flight", "websockets", "get", "get_from"}
+    | {"digest", "images"}
 )
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
@@ -46,6 +48,7 @@ class Container:
     kept: bool = False
     exit_code: int | None = None
     lives: int | None = None
+    secrets: Secrets = field(default_factory=Secrets)
     lines: list[str] = field(default_factory=list)
 
     def end(self, code: int) -> None:
@@ -179,11 +182,18 @@ class Process:
 class FakeRuntime:
     """Meets `Runtime` in a world."""
 
-    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        process: Process | None = None,
+        secrets: Callable[[], Secrets] = Secrets,
+    ) -> None:
         self._world = world
         self._settings = settings
         self._service = settings.service
         self._process = process or Process(world)
+        self._secrets = secrets
 
     @property
     def name(self) -> str:
@@ -263,6 +273,7 @@ class FakeRuntime:
                     before=before,
                     endpoint=endpoint,
                     lives=lives,
+                    secrets=self._secrets(),
                     lines=[f"{release}: starting", f"{release}: listening on {endpoint.port}"],
                 )
                 if lives == 0:
@@ -276,6 +287,11 @@ class FakeRuntime:
         with self._process.call("keep"):
             for container in self._standing(colour):
                 container.kept = True
+
+    def has_secrets(self, colour: Colour) -> bool:
+        with self._process.call("has_secrets"):
+            standing = self._standing(colour)
+            return bool(standing) and standing[0].secrets == self._secrets()
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         with self._process.call("replicas"):

@@ -37,7 +37,7 @@ class Nginx(Driver):
         self._stream = f"{place.streams}/{place.prefix}{self._service}.conf"
 
     def _boot(self, networks: Sequence[str]) -> bool:
-        files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
+        files = {"nginx.conf": self._main(), "services/": "", "state/": "", "http/temporary.conf": self._temporary()}
         return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
@@ -108,8 +108,15 @@ class Nginx(Driver):
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
         text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
-        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")
+        text = text.replace("/tmp/nginx.pid", place.pid_file)
+        for directory in ("main", "http"):
+            text = text.replace(f"/bluegreen/{directory}/", f"{place.root}/{directory}/")
         return text.replace("listen 8080;", f"listen {self._plain_bind()};")
+
+    def _temporary(self) -> str:
+        """What has nginx keep its temporary files beside its config: on a disk, where its user may write."""
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        return "".join(f"{kind}_temp_path {self._place.root}/{kind}_temp;\n" for kind in kinds)
 
     def _plain_bind(self) -> str:
         """Where plain http is, by which clients come unless https or mode tcp has taken their address."""

@@ -24,6 +24,7 @@ from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.place import Place
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
@@ -277,6 +278,9 @@ PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
 class RuntimeBench(ABC):
     """A runtime that holds nothing of the service yet, on an engine that has the images of v1 and v2."""
 
+    secrets = Secrets()
+    """What the service's secrets are now."""
+
     @abstractmethod
     def driver(self) -> Runtime:
         """A driver for the same service that knows nothing from before."""
@@ -305,7 +309,7 @@ class FakeRuntimeBench(RuntimeBench):
         self.world.lives["v4-exits"] = 0
 
     def driver(self) -> Runtime:
-        return FakeRuntime(self.world, quick_settings(app={"replicas": 2}))
+        return FakeRuntime(self.world, quick_settings(app={"replicas": 2}), secrets=lambda: self.secrets)
 
     def other(self) -> Runtime:
         return FakeRuntime(self.world, quick_settings(service="other"))
@@ -329,7 +333,7 @@ class DockerBench(RuntimeBench):
         request.addfinalizer(self._remove)
 
     def driver(self) -> Runtime:
-        return DockerRuntime(self.client, self.settings)
+        return DockerRuntime(self.client, self.settings, lambda: self.secrets)
 
     def other(self) -> Runtime:
         return DockerRuntime(self.client, self.others)
