@@ -112,7 +112,7 @@ class ProxyContainer:
         container = self._inspect()
         new = container is None
         if container is None:
-            container = self._create(command, files, published)
+            container = self._create(command, published)
         elif (kind := container.labels.get("bluegreen.proxy")) != self.kind:
             raise Failed(
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
@@ -124,6 +124,8 @@ class ProxyContainer:
         for network in networks:
             if network not in attached:
                 self._client.networks.get(network).connect(container)
+        if container.status == "created":  # just now, or by a run that was killed before it had the files in place
+            self._fill(files, container.labels.get("bluegreen.user", "0"))
         if container.status != "running":
             self._start(container, new)
         return new
@@ -184,7 +186,7 @@ class ProxyContainer:
         except (APIError, NotFound) as error:
             raise SessionEnded(f"{self.name} does not run: {error.explanation or error}") from error
 
-    def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
+    def _create(self, command: Sequence[str], published: Sequence[str]) -> Any:
         try:
             user = unprivileged(self._client, self.image, self._user)
         except ImageNotFound as error:
@@ -194,8 +196,6 @@ class ProxyContainer:
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
-        # Before there is a container: after a crash here, the next run begins anew.
-        self._fill(files, user)
         low = any(int(inside.partition("/")[0]) < 1024 for inside in ports)
         return self._client.containers.create(
             self.image,

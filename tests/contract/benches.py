@@ -164,6 +164,11 @@ class ContainerBench(ProxyBench):
         answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
         return answer.status_code, answer.text.strip()
 
+    def post(self, body: str) -> tuple[int, int]:
+        """Status of the answer to a request with this body, which the app sends back, and how long it is."""
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/echo", content=body, timeout=60, trust_env=False)
+        return answer.status_code, len(answer.content)
+
     def upload(self) -> Upload:
         return HeldUpload(self.port)
 
