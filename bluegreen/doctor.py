@@ -25,7 +25,7 @@ from bluegreen.model import Release
 from bluegreen.observe import observe
 from bluegreen.proxies.nginx import KEEPALIVE_MIN
 from bluegreen.registry import credentials, may_push, trap
-from bluegreen.runtimes.confined import is_root
+from bluegreen.runtimes.confined import confined, is_root
 from bluegreen.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def space(service: Service) -> Iterator[Finding]:
         return
     # The root of a container is on the disk that images are on, whichever machine that is.
     raw = service.client.containers.run(
-        proxy.image, ["df", "-Pk", "/"], entrypoint=[], network_mode="none", remove=True
+        proxy.image, ["df", "-Pk", "/"], entrypoint=[], network_mode="none", remove=True, **confined()
     )
     free = int(raw.decode().splitlines()[-1].split()[3]) * 1024
     observed = observe(service.runtime, service.proxy)
@@ -183,19 +183,22 @@ def confinement(service: Service) -> Iterator[Finding]:
     loosened = loosenings(service.settings)
     for what in loosened:
         yield Finding("confinement", NOTE, what)
-    client, name = service.client, service.settings.service
-    running = client.containers.list(filters={"label": [f"bluegreen.service={name}", "bluegreen.colour"]})
-    open_ones = [each.name for each in running if not each.attrs["HostConfig"]["CapDrop"]]
-    if open_ones:
-        yield Finding(
-            "confinement",
-            WARNING,
-            f"{', '.join(sorted(open_ones))}: made by an older bluegreen, with all that the engine lets a container do",
-            "what breaks into the app can do more than it need be able to",
-            "deploy the next release, or `bluegreen deploy RELEASE --build` with the live one",
-        )
-    if not loosened and not open_ones:
-        yield Finding("confinement", OK, "no capabilities, no new privileges, a read-only root, not root")
+    again = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"
+    made = {
+        "deploy the next release": {"label": f"bluegreen.service={service.settings.service}"},
+        again: {"label": "bluegreen.proxy", "name": f"^{service.proxy.name}$"},
+    }
+    unconfined = [
+        (container.name, mend)
+        for mend, filters in made.items()
+        for container in service.client.containers.list(filters=filters, ignore_removed=True)
+        if not container.attrs["HostConfig"]["CapDrop"]
+    ]
+    for name, mend in unconfined:
+        what = f"{name} was made by an older bluegreen, and may do all that the engine allows by default"
+        yield Finding("confinement", WARNING, what, "whoever breaks into it gets further", mend)
+    if not loosened and not unconfined:
+        yield Finding("confinement", OK, "not root, no capabilities, no new privileges, a read-only root")
 
 
 def loosenings(settings: Settings) -> list[str]:

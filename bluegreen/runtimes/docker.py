@@ -348,10 +348,9 @@ class DockerRuntime:
 
     def _handed(self, container: Any) -> dict[str, bytes]:
         """The secrets that a container has as files."""
-        try:
-            return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
-        except NotFound:
-            return {}
+        if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
+            return {}  # what the image may have there is none of ours
+        return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         newest = max(containers, key=lambda container: container.attrs["Created"])
