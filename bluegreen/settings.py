@@ -700,8 +700,8 @@ class AppTable(Table):
     def _room_for_secrets(self) -> AppTable:
         for name, secret in self.secrets.items():
             if secret.as_ == "env" and name in self.env:
-                words = "is in app.env, too"
-                raise PydanticCustomError("secret", "{words}", {"key": f"secrets.{name}", "words": words})
+                words = f"{name} is in app.env, too"
+                raise PydanticCustomError("secret", "{words}", {"key": "secrets", "words": words})
         taken = {*map(_target, self.volumes), *(each.partition(":")[0] for each in self.tmpfs)}
         if SECRETS in taken and any(secret.as_ == "file" for secret in self.secrets.values()):
             words = f"need {SECRETS} for themselves, where a volume or tmpfs stands"

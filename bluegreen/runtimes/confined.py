@@ -54,17 +54,17 @@ def loosened_by(words: str, app: AppTable) -> str:
     said = words.lower()
     if app.read_only and ("read-only file system" in said or "erofs" in said):
         return (
-            "its root file system is read-only: app.tmpfs for what it writes and may lose, app.volumes for what it"
-            " keeps, or app.read_only = false"
+            "name what it writes in app.tmpfs, or in app.volumes if it is to be kept, or set app.read_only = false:"
+            " its root file system is read-only"
         )
     if "permission denied" in said or "eacces" in said or "operation not permitted" in said or "eperm" in said:
         if app.user and is_root(app.user):
-            return "root has no capabilities in it: app.cap_add gives back those that it needs, such as CHOWN"
+            return "give back what it needs with app.cap_add, such as CHOWN: its root has no capabilities"
         return (
-            f"it runs as {app.user or f'the user of its image, or {NOBODY} instead of root'}, without capabilities:"
-            ' give that user what the app needs, or set app.user, such as "root", and app.cap_add'
+            'give its user what it needs, or set app.user, such as "root", and app.cap_add: it has no capabilities, and'
+            f" runs as {app.user or f'the user of its image, or {NOBODY} instead of root'}"
         )
     starved = ("resource temporarily unavailable", "can't start new thread", "unable to create native thread")
     if app.pids_limit and any(each in said for each in starved):
-        return f"it may have {app.pids_limit} processes and threads: raise app.pids_limit"
+        return f"raise app.pids_limit: it may have {app.pids_limit} processes and threads"
     return ""

@@ -61,7 +61,7 @@ def test_without_a_word_a_container_may_do_nothing_special() -> None:
         ("OSError: [Errno 30] Read-only file system: '/app/x'", {}, "app.tmpfs"),
         ("Error: EROFS: read-only file system, open '/app/x'", {}, "app.read_only = false"),
         ("PermissionError: [Errno 13] Permission denied: '/data'", {}, f"or {NOBODY} instead of root"),
-        ("PermissionError: [Errno 13] Permission denied: '/data'", {"user": "app"}, "it runs as app"),
+        ("PermissionError: [Errno 13] Permission denied: '/data'", {"user": "app"}, "runs as app"),
         ("chown: /data: Operation not permitted", {"user": "root"}, "app.cap_add"),
         ("RuntimeError: can't start new thread", {}, "raise app.pids_limit"),
         ("Read-only file system", {"read_only": False}, ""),

@@ -977,7 +977,7 @@ def test_secrets_have_their_directory_and_their_names_for_themselves() -> None:
         assert problem.startswith("app.secrets: need /run/secrets for themselves")
     named = {"PASSWORD": {"env": "PASSWORD", "as": "env"}}
     (problem,) = problems(having("app", {"port": 1, "secrets": named, "env": {"PASSWORD": "x"}}))
-    assert "is in app.env, too" in problem
+    assert problem == "app.secrets: PASSWORD is in app.env, too"
     assert parse(having("app", {"port": 1, "secrets": named, "volumes": ["data:/run/secrets"]}))
 
 
