@@ -201,6 +201,8 @@ class Observed:
     """The image of the release that is to be deployed, if the engine has it."""
     published: str = ""
     """The digest under which the registry has it; empty if it has not, or there is no registry."""
+    secrets_changed: bool | None = False
+    """Whether the app's secrets are others than those that what is live was given; None if that is not known here."""
 
     @property
     def live(self) -> Slot | None:

@@ -25,8 +25,10 @@ def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: boo
     release = Release(name, digest, settings.hash, settings.rollback_floor)
     live = observed.live
     draft = _draft("deploy", settings, observed, release, settings.reference(release))
-    if live and release.digest and live.release == release and live.running == live.wanted == settings.app.replicas:
-        return replace(draft, reason=f"{name} is live already")
+    whole = live is not None and live.running == live.wanted == settings.app.replicas
+    if live and release.digest and live.release == release and whole and not observed.secrets_changed:
+        unknown = "; whether its secrets have changed is not known here" if observed.secrets_changed is None else ""
+        return replace(draft, reason=f"{name} is live already{unknown}")
     before = (live.release, *live.before) if live else ()
     return _with_steps(replace(draft, before=_remembered(before)), DEPLOY, settings, observed)
 

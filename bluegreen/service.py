@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -48,6 +49,7 @@ from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import Settings
 from bluegreen.steps import PreBuild, Run, is_standby, recover
 from bluegreen.witness import Witness
@@ -85,6 +87,8 @@ class Service:
     events: list[Event] = field(default_factory=list)
     start: Start | None = None
     """When the last run began."""
+    secrets: Callable[[], Secrets] = Secrets
+    """Gives the app's secrets, or raises SettingsError; see `read_secrets`."""
 
     @classmethod
     @contextmanager
@@ -102,7 +106,10 @@ class Service:
         )
         registry = Registry(client, settings) if settings.registry.server else None
         driver = DRIVERS[proxy.kind](settings, place)
-        service = cls(settings, client, DockerRuntime(client, settings), driver, registry, find(settings))
+        project = find(settings)
+        secrets = cache(partial(read_secrets, settings, project))
+        runtime = DockerRuntime(client, settings, secrets)
+        service = cls(settings, client, runtime, driver, registry, project, secrets=secrets)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -134,7 +141,7 @@ class Service:
 
     def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
         """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
-        observed = self._observe_for_deploy(name, build=build)
+        observed = self._observe_for_deploy(name, build=build, preview=True)
         return self._preview(observed, lambda seen: planning.plan_deploy(self.settings, seen, name, build=build))
 
     def plan_rollback(self, name: str | None) -> Plan:
@@ -331,6 +338,8 @@ class Service:
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, "unchanged", observed)
+            if any(step.step == "start" for step in plan.steps):
+                self.secrets()  # refused before anything is changed
 
             def heed() -> None:
                 state.heed()
@@ -479,12 +488,27 @@ class Service:
             upstreams[observed.live.colour] = observed.live.endpoints
         return upstreams
 
-    def _observe_for_deploy(self, name: str, *, build: bool) -> Observed:
+    def _observe_for_deploy(self, name: str, *, build: bool, preview: bool = False) -> Observed:
         reference = self.settings.reference(Release(name))
         published = self.registry.digest(reference) if self.registry and not build else ""
-        return observe(
+        observed = observe(
             self.runtime, self.proxy, self.settings.content(published) if published else reference, published
         )
+        return replace(observed, secrets_changed=self._secrets_changed(observed, preview=preview))
+
+    def _secrets_changed(self, observed: Observed, *, preview: bool) -> bool | None:
+        """Whether what is live has not the app's secrets as they are now. Where those can't be had, a preview does
+        without: None. Raises SettingsError otherwise."""
+        if not self.settings.app.secrets:
+            return False
+        live = (planning.after_recovery(observed) if observed.unfinished else observed).live
+        try:
+            self.secrets()
+            return live is not None and not self.runtime.has_secrets(live.colour)
+        except BluegreenError:
+            if preview:
+                return None
+            raise
 
     def _observe_for_rollback(self, name: str | None) -> Observed:
         observed = observe(self.runtime, self.proxy)

@@ -20,6 +20,7 @@ from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.prune import outdated
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.confined import loosened_by
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
 from bluegreen.words import plain
@@ -114,7 +115,7 @@ class Run:
         replicas = self.new_replicas()
         for replica in replicas:
             if not replica.running:
-                raise dead(self.release, replica, self.runtime.log(replica))
+                raise dead(self.settings, self.release, replica, self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
 
@@ -255,7 +256,9 @@ class Probe(Step):
             except Failed as error:
                 if "the last lines of" in error.message:
                     raise
-                raise Failed(f"{error.message}\n{last_lines(replica, run.runtime.log(replica))}") from error
+                log = run.runtime.log(replica)
+                hint = loosened_by(log, run.settings.app)
+                raise Failed(f"{error.message}\n{last_lines(replica, log)}", hint=hint) from error
         return f"ready after {tries} tries"
 
 

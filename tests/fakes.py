@@ -28,9 +28,10 @@ from bluegreen.model import (
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
+from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
-ASKING_ENGINE = {"slots", "image", "images", "needed_elsewhere", "replicas", "log", "digest"}
+ASKING_ENGINE = {"slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "digest"}
 ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
@@ -58,6 +59,7 @@ class Container:
     kept: bool = False
     exit_code: int | None = None
     lives: int | None = None
+    secrets: Secrets = field(default_factory=Secrets)
     lines: list[str] = field(default_factory=list)
 
     def end(self, code: int) -> None:
@@ -200,11 +202,18 @@ class Process:
 class FakeRuntime:
     """Meets `Runtime` in a world."""
 
-    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        process: Process | None = None,
+        secrets: Callable[[], Secrets] = Secrets,
+    ) -> None:
         self._world = world
         self._settings = settings
         self._service = settings.service
         self._process = process or Process(world)
+        self._secrets = secrets
 
     @property
     def name(self) -> str:
@@ -295,6 +304,7 @@ class FakeRuntime:
                     before=before,
                     endpoint=endpoint,
                     lives=lives,
+                    secrets=self._secrets(),
                     lines=[f"{release}: starting", f"{release}: listening on {endpoint.port}"],
                 )
                 if lives == 0:
@@ -308,6 +318,11 @@ class FakeRuntime:
         with self._process.call("keep"):
             for container in self._standing(colour):
                 container.kept = True
+
+    def has_secrets(self, colour: Colour) -> bool:
+        with self._process.call("has_secrets"):
+            standing = self._standing(colour)
+            return bool(standing) and standing[0].secrets == self._secrets()
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         with self._process.call("replicas"):

@@ -51,6 +51,10 @@ class Runtime(Protocol):
     def keep(self, colour: Colour) -> None:
         """The colour's replicas come back after a crash and after a restart of the engine."""
 
+    def has_secrets(self, colour: Colour) -> bool:
+        """Whether the colour's replicas have the app's secrets as they are now. Raises SettingsError where those can't
+        be had."""
+
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         """The colour's replicas as they are now."""
 

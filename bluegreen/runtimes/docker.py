@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import json
 import os
+import tarfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
-from docker.types import EndpointConfig, IPAMConfig, IPAMPool
+from docker.types import EndpointConfig, IPAMConfig, IPAMPool, Mount
 from requests import RequestException
 
 from bluegreen.errors import Failed, SettingsError
@@ -22,8 +24,10 @@ from bluegreen.gitlab import checked_out
 from bluegreen.hooks import GRACE, POLL
 from bluegreen.model import Colour, Endpoint, Image, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
+from bluegreen.runtimes.confined import confined, is_root, loosened_by, unprivileged
 from bluegreen.runtimes.session import Session
-from bluegreen.settings import Settings
+from bluegreen.secret import Secrets
+from bluegreen.settings import SECRETS, Settings
 from bluegreen.words import plain
 
 Network = ipaddress.IPv4Network
@@ -32,9 +36,10 @@ Network = ipaddress.IPv4Network
 class DockerRuntime:
     """The containers, images and network of one service on one engine."""
 
-    def __init__(self, client: Any, settings: Settings) -> None:
+    def __init__(self, client: Any, settings: Settings, secrets: Callable[[], Secrets] = Secrets) -> None:
         self._client = client
         self._settings = settings
+        self._secrets = secrets
         self._service = settings.service
         self._subnet: Network | None = None
 
@@ -200,6 +205,7 @@ class DockerRuntime:
             container = self._create(index, endpoints[index], colour, release, image, run, number, before, arguments)
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
+            self._hand_secrets(container)
             container.start()
 
         try:
@@ -209,11 +215,22 @@ class DockerRuntime:
             raise Failed(f"{release} can't start: {error.explanation}") from error
         except DockerException as error:
             words = getattr(error, "explanation", None) or str(error)
-            raise Failed(f"{release} can't start: {plain(words)}") from error
+            hint = loosened_by(words, self._settings.app)
+            raise Failed(f"{release} can't start: {plain(words)}", hint=hint) from error
         return self.replicas(colour)
 
     def keep(self, colour: Colour) -> None:
         _each(lambda container: container.update(restart_policy={"Name": "always"}), self._containers(colour))
+
+    def has_secrets(self, colour: Colour) -> bool:
+        wanted = self._secrets()
+        containers = self._containers(colour)
+        if not containers:
+            return False
+        given = containers[0].attrs["Config"]["Env"] or []
+        if not {f"{name}={value}" for name, value in wanted.variables.items()} <= set(given):
+            return False
+        return self._handed(containers[0]) == wanted.files
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         return tuple(self._replica(container) for container in self._containers(colour))
@@ -241,6 +258,11 @@ class DockerRuntime:
 
         containers = [each for each in self._containers(colour) if run in (None, each.labels.get("bluegreen.run"))]
         _each(one, containers)
+        # A container's secrets go with it, but not where a person has removed it otherwise.
+        labels = [f"bluegreen.service={self._service}", "bluegreen.secrets"]
+        for volume in self._client.volumes.list(filters={"label": labels, "dangling": True}):
+            with contextlib.suppress(APIError):
+                volume.remove()
         return [container.name for container in containers]
 
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
@@ -263,6 +285,7 @@ class DockerRuntime:
             )
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
+            self._hand_secrets(container)
             raw = self._client.api.attach_socket(container.id, params={"stdout": 1, "stderr": 1, "stream": 1})
             with contextlib.closing(Session(raw, timeout=POLL)) as session:
                 container.start()
@@ -348,16 +371,50 @@ class DockerRuntime:
         )
 
     def _arguments(self, image: str) -> dict[str, Any]:
-        """What every container of the app's image has in common."""
-        app = self._settings.app
+        """What every container of the app has in common: what it is given, and what it may not do.
+
+        Its secrets as files are still to be handed to it: see `_hand_secrets`.
+        """
+        app, secrets = self._settings.app, self._secrets()
+        labels = {"bluegreen.service": self._service, "bluegreen.secrets": ""}
         return {
-            "environment": dict(app.env),
+            "environment": {**app.env, **secrets.variables},
             "volumes": list(app.volumes),
-            "user": app.user,
+            # Without a name, so that it goes with its container, whatever happens; and that outlasts a restart.
+            "mounts": [Mount(SECRETS, None, no_copy=True, labels=labels)] if secrets.files else [],
             "mem_limit": app.memory,
             "nano_cpus": round(app.cpus * 1e9) if app.cpus else None,
-            "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            "init": app.init or None,
+            "log_config": {"type": app.logging.driver, "config": app.logging.wanted},
+            **confined(
+                user=unprivileged(self._client, image, app.user),
+                read_only=app.read_only,
+                tmpfs=app.mounted_tmpfs,
+                cap_add=app.cap_add,
+                no_new_privileges=app.no_new_privileges,
+                pids_limit=app.pids_limit or None,
+            ),
         }
+
+    def _hand_secrets(self, container: Any) -> None:
+        """The app of a container that has not been started will find its secrets, as the only one who can read them."""
+        files = self._secrets().files
+        if not files:
+            return
+        owner = _user_id(container)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name, value in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode, entry.uid = len(value), 0o400, owner
+                tar.addfile(entry, io.BytesIO(value))
+        container.put_archive(SECRETS, buffer.getvalue())
+
+    def _handed(self, container: Any) -> dict[str, bytes]:
+        """The secrets that a container has as files."""
+        if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
+            return {}  # what the image may have there is none of ours
+        return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         newest = max(containers, key=lambda container: container.attrs["Created"])
@@ -412,7 +469,12 @@ class DockerRuntime:
                 if isinstance(subnet, Network):
                     taken[f"the network {network.name}"] = subnet
         raw: bytes = self._client.containers.run(
-            self._settings.proxy.image, ["cat", "/proc/net/route"], entrypoint=[], network_mode="host", remove=True
+            self._settings.proxy.image,
+            ["cat", "/proc/net/route"],
+            entrypoint=[],
+            network_mode="host",
+            remove=True,
+            **confined(),
         )
         for line in raw.decode().splitlines()[1:]:
             device, destination, _, _, _, _, _, mask = line.split()[:8]
@@ -437,6 +499,27 @@ def _before(labels: Mapping[str, str]) -> tuple[Release, ...]:
     """The releases that a container's one replaced, latest first."""
     before = json.loads(labels.get("bluegreen.before", "[]"))
     return tuple(Release(name, digest, floor=bool(floor)) for name, digest, *floor in before)
+
+
+def _files_of(container: Any, path: str) -> dict[str, bytes]:
+    """The content of the files at this path of a container, running or not, by their paths."""
+    pieces, _ = container.get_archive(path)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+        found = ((entry.name, tar.extractfile(entry)) for entry in tar if entry.isfile())
+        return {name: file.read() for name, file in found if file}
+
+
+def _user_id(container: Any) -> int:
+    """The number of the user that a container runs as, which its image may know by a name only."""
+    name = container.attrs["Config"]["User"].partition(":")[0]
+    if is_root(name):
+        return 0
+    if name.isdecimal():
+        return int(name)
+    [passwd] = _files_of(container, "/etc/passwd").values()
+    rows = (line.split(":") for line in passwd.decode(errors="replace").splitlines())
+    # The engine knows no other user either, and will say so.
+    return next((int(row[2]) for row in rows if row[0] == name and len(row) > 2 and row[2].isdecimal()), 0)
 
 
 def _little_endian(word: str) -> int:

@@ -16,10 +16,11 @@ from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, 
 
 from bluegreen import doctor
 from bluegreen.engine import Interrupts, interrupts
-from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
+from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson, SettingsError
 from bluegreen.lock import Holder
 from bluegreen.model import Colour, Event
 from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.secret import Secrets
 from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
 
@@ -688,6 +689,58 @@ def test_a_reader_who_has_gone_does_not_stop_a_run_or_its_undo() -> None:
     with pytest.raises(Failed):
         service(world).deploy("v3", OPTIONS, gone)
     assert world.truth("shop") == before
+
+
+KEEPING = {"A": {"env": "A"}, "B": {"env": "B", "as": "env"}}
+
+
+def with_secrets(world: World, given: Callable[[], Secrets], **tables: Any) -> Service:
+    settings = quick_settings(app={"secrets": KEEPING}, probe=QUICK, **tables)
+    world.add_image(settings.proxy.image, "sha256:proxy")
+    runtime = FakeRuntime(world, settings, secrets=given)
+    return Service(settings, None, runtime, FakeProxy(world, settings), secrets=given)
+
+
+def nowhere() -> Secrets:
+    raise SettingsError("the app's secrets can't be had")
+
+
+def test_a_release_that_is_live_runs_anew_with_other_secrets_and_only_then() -> None:
+    world = World().has("v1")
+    one, other = (lambda value=value: Secrets({"A": value}, {"B": "b"}) for value in (b"1", b"2"))
+    assert [with_secrets(world, one).deploy("v1", OPTIONS, quiet)["result"] for _ in range(2)] == ["done", "unchanged"]
+    assert with_secrets(world, other).plan_deploy("v1").steps
+    assert with_secrets(world, other).deploy("v1", OPTIONS, quiet)["result"] == "done"
+    assert with_secrets(world, other).deploy("v1", OPTIONS, quiet)["result"] == "unchanged"
+    assert [each.secrets for each in world.standing("shop")] == [other()]
+
+
+def test_without_its_secrets_nothing_is_started_and_all_that_only_looks_works() -> None:
+    world = World().has("v1", "v2")
+    given = Secrets({"A": b"1"}, {"B": "b"})
+    for release in ("v1", "v2"):
+        with_secrets(world, lambda: given).deploy(release, OPTIONS, quiet)
+    before = world.truth("shop")
+    looking = with_secrets(world, nowhere)
+    for run in (lambda: looking.deploy("v2", OPTIONS, quiet), lambda: looking.rollback(None, OPTIONS, quiet)):
+        world.points.clear()
+        with pytest.raises(SettingsError):
+            run()
+        assert world.truth("shop") == before
+        changes = [point for point in world.points if point.endswith(":end")]
+        assert changes in ([], ["remove_one_shots:end"]), "nothing was changed, as nothing was left of hooks"
+    assert looking.plan_deploy("v1").steps
+    assert "whether its secrets have changed is not known here" in looking.plan_deploy("v2").reason
+    assert looking.plan_rollback(None).steps
+    assert looking.rollback("v2", OPTIONS, quiet)["result"] == "unchanged"
+
+
+def test_a_standby_takes_the_traffic_back_where_the_secrets_are_not() -> None:
+    world = World().has("v1", "v2")
+    for release in ("v1", "v2"):
+        with_secrets(world, Secrets, retire={"old": "standby"}).deploy(release, OPTIONS, quiet)
+    back = with_secrets(world, nowhere, retire={"old": "standby"}).rollback(None, OPTIONS, quiet)
+    assert (back["result"], live(world)) == ("done", "v1")
 
 
 def test_events_are_told_in_order_and_stand_in_the_receipt() -> None:

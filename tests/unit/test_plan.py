@@ -95,6 +95,13 @@ def test_the_steps_of_a_deploy(
     assert plan.from_release == (observed.live.release if observed.live else None)
 
 
+@pytest.mark.parametrize(("changed", "reason"), [(True, ""), (False, "is live already"), (None, "is not known here")])
+def test_what_is_live_is_deployed_anew_if_its_secrets_have_changed(changed: bool | None, reason: str) -> None:
+    plan = plan_deploy(SETTINGS, replace(LIVE_V1, image=image("v1"), secrets_changed=changed), "v1")
+    assert plan.unchanged is not bool(changed)
+    assert reason in plan.reason
+
+
 def test_the_words_of_the_steps_say_what_will_be_done() -> None:
     settings = quick_settings(retire={"drain_timeout": "45s"}, bake={"seconds": 5}, app={"replicas": 2})
     plan = plan_deploy(settings, LIVE_V1, "v2")

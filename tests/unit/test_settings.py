@@ -11,7 +11,7 @@ import string
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -112,6 +112,11 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("app.memory", 8 << 20, str(8 << 20)),
         ("app.cpus", 2, 2.0),
         ("app.user", "1000:www-data", "1000:www-data"),
+        ("app.tmpfs", [], ()),
+        ("app.tmpfs", ["/run", "/a:size=64m,mode=1777,uid=1,exec"], ("/run", "/a:size=64m,mode=1777,uid=1,exec")),
+        ("app.cap_add", ["cap_net_raw", "CHOWN", "ALL"], ("NET_RAW", "CHOWN", "ALL")),
+        ("app.pids_limit", 0, 0),
+        ("app.logging.options", {"max-size": "1m"}, {"max-size": "1m"}),
         ("probe.path", "/a/b?c=d&e=%7b", "/a/b?c=d&e=%7b"),
         ("probe.host", "WWW.example.com:81", "www.example.com:81"),
         ("probe.host", "[::1]", "[::1]"),
@@ -185,6 +190,11 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("app.memory", value) for value in ("5m", "1t", "512mb", "1.5g", "-1m", "", 1.5, True)),
         *(("app.cpus", value) for value in (0, -1, float("inf"), float("nan"), "1", True)),
         *(("app.user", value) for value in ("", "a b", "a:b:c", "-a", ":a")),
+        *(("app.tmpfs", [value]) for value in ("", "tmp", "/", "/a/../b", "/a:", "/a:suid", "/a:size=", "/a:exec,")),
+        ("app.tmpfs", ["/run", "/run:exec"]),
+        *(("app.cap_add", value) for value in (["NONSENSE"], [""], ["CHOWN", "CAP_CHOWN"], "ALL")),
+        *(("app.pids_limit", value) for value in (-1, 1.5, "many")),
+        ("app.logging.driver", "../x"),
         *(("probe.path", value) for value in ("", "version", "//a", "/a b", "/a\n", "/%zz", "/{x}", "/é")),
         *(
             ("probe.body", value)
@@ -496,6 +506,8 @@ def own_keys(model: type[subject.Table]) -> Iterator[tuple[str, str]]:
 def table(model: type[subject.Table], key: str) -> type[subject.Table] | None:
     """The table that this key holds, if it holds one."""
     annotation = model.model_fields[key].annotation
+    if get_origin(annotation) is dict:  # of tables, under names of the file's own
+        return None
     kinds = (annotation, *get_args(annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, subject.Table)), None)
 
@@ -631,7 +643,7 @@ def test_the_schema_describes_every_key_and_has_no_null() -> None:
             assert "description" in field or "$ref" in field, key
     assert sum(
         "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
-    ) == len(set(own_keys(Settings))) + len(["proxy.static"])  # a list, with the keys of its tables besides
+    ) == len(set(own_keys(Settings))) + len(["proxy.static"]) + len(subject.SecretTable.model_fields)
 
 
 # Release names
@@ -959,7 +971,7 @@ def test_no_string_that_is_rendered_holds_a_hostile_character(
     value = noise if alone else right[:place] + noise + right[place:]
     with refusal_in_words():
         found = at(path, in_list(path, value))
-        assert not hostile_in(found)
+        assert not hostile_in(found) - hostile_in(right), "but what a right one has, as a space between two words"
 
 
 SCALARS = (
@@ -1012,6 +1024,68 @@ def test_deep_nesting_is_a_settings_error() -> None:
         deep = {"a": deep}
     for path in ("app", "service", "x", "app.env", "image.args"):
         assert problems(having(path, deep))
+
+
+@pytest.mark.parametrize(
+    ("secret", "where", "words"),
+    [
+        ({}, "", "must name one place: env, file or gitlab"),
+        ({"env": "A", "file": "a"}, "", "must name one place: env, file or gitlab"),
+        ({"env": "a b"}, ".env", "'a b' is not a name of letters, digits and _"),
+        ({"env": "A", "as": "label"}, ".as", "must be 'file' or 'env'"),
+        ({"flie": "a", "env": "A"}, ".flie", "is not known; did you mean app.secrets.PASSWORD.file?"),
+        ({"env": "A", "ass": "env"}, ".ass", "is not known; did you mean app.secrets.PASSWORD.as?"),
+    ],
+)
+def test_a_secret_is_found_in_one_place(secret: dict[str, str], where: str, words: str) -> None:
+    (problem,) = problems(having("app.secrets", {"PASSWORD": secret}))
+    assert problem.replace('"', "'") == f"app.secrets.PASSWORD{where}: {words}"
+
+
+def test_a_value_that_is_written_where_its_place_belongs_is_in_no_message() -> None:
+    assert problems(having("app.secrets", {"PASSWORD": "hunter2"})) == ["app.secrets.PASSWORD: must be a table"]
+
+
+def test_secrets_have_their_directory_and_their_names_for_themselves() -> None:
+    secrets = {"PASSWORD": {"env": "PASSWORD"}}
+    for key, value in (("volumes", ["data:/run/secrets"]), ("tmpfs", ["/run/secrets:exec"])):
+        (problem,) = problems(having("app", {"port": 1, "secrets": secrets, key: value}))
+        assert problem.startswith("app.secrets: need /run/secrets for themselves")
+    named = {"PASSWORD": {"env": "PASSWORD", "as": "env"}}
+    (problem,) = problems(having("app", {"port": 1, "secrets": named, "env": {"PASSWORD": "x"}}))
+    assert problem == "app.secrets: PASSWORD is in app.env, too"
+    assert parse(having("app", {"port": 1, "secrets": named, "volumes": ["data:/run/secrets"]}))
+
+
+def test_where_a_volume_stands_there_is_no_directory_in_memory() -> None:
+    assert parse(LEAST).app.mounted_tmpfs == {"/tmp": ""}
+    app = {"port": 1, "tmpfs": ["/tmp", "/run:size=1m,exec"], "volumes": ["scratch:/tmp"]}
+    assert parse(having("app", app)).app.mounted_tmpfs == {"/run": "size=1m,exec"}
+
+
+def test_a_log_is_rotated_where_it_is_written_to_the_engines_disk() -> None:
+    for logging, wanted in (
+        ({}, {"max-size": "10m", "max-file": "3"}),
+        ({"driver": "local", "options": {"max-file": "9"}}, {"max-size": "10m", "max-file": "9"}),
+        ({"driver": "journald", "options": {"tag": "shop"}}, {"tag": "shop"}),
+    ):
+        assert parse(having("app.logging", logging)).app.logging.wanted == wanted
+
+
+def test_what_loosens_the_confinement_changes_the_hash() -> None:
+    before = parse(LEAST).hash
+    for key, value in (
+        ("read_only", False),
+        ("tmpfs", []),
+        ("cap_add", ["CHOWN"]),
+        ("no_new_privileges", False),
+        ("pids_limit", 0),
+        ("init", True),
+        ("user", "root"),
+        ("logging", {"driver": "local"}),
+        ("secrets", {"A": {"env": "A"}}),
+    ):
+        assert parse(having(f"app.{key}", value)).hash != before, key
 
 
 def test_a_release_is_what_a_body_is_filled_with() -> None:
