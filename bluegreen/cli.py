@@ -146,6 +146,9 @@ def login(service: Any, username: str | None, password_stdin: bool) -> None:
 @run_options
 @click.option("--build", "rebuild", is_flag=True, help="Build the image even if it is there.")
 @overwrite
+@click.option(
+    "--overwrite-edits", is_flag=True, help="Write over what a person changed in the proxy's files, and keep a copy."
+)
 @with_service
 def deploy(
     service: Any,
@@ -157,6 +160,7 @@ def deploy(
     receipt_file: Path | None,
     rebuild: bool,
     overwrite: bool,
+    overwrite_edits: bool,
 ) -> None:
     """Take RELEASE live beside the release that serves now, and remove that once nothing is in flight to it."""
     from bluegreen.console import Console
@@ -166,7 +170,9 @@ def deploy(
     if only_plan:
         console.plan(service.plan_deploy(release, build=rebuild))
         return
-    options = Options(wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite)
+    options = Options(
+        wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite, overwrite_edits=overwrite_edits
+    )
     _conclude(console, receipt_file, lambda: service.deploy(release, options, console.event))
 
 

@@ -150,6 +150,10 @@ class ProxyState:
     record: SwitchRecord | None = None
     config: str = ""
     switch: str = ""
+    edits: str = ""
+    """What a person has changed in the files that bluegreen wrote, as a diff; empty if nothing."""
+    kept_in: str = ""
+    """Where a copy goes of an edited file that is written over."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,8 @@ class Plan:
     steps: tuple[PlannedStep, ...] = ()
     reason: str = ""
     diff: str = ""
+    edits: str = ""
+    """What a person has changed in the proxy's files, as a diff; with it a deploy refuses to run."""
 
     @property
     def unchanged(self) -> bool:
@@ -226,6 +232,7 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
             "reason": self.reason,
             "diff": self.diff,
+            "edits": self.edits,
         }
 
 

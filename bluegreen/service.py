@@ -67,6 +67,8 @@ class Options:
     """Build the image even if it is there."""
     overwrite: bool = False
     """Give the registry's tag of this release to another content."""
+    overwrite_edits: bool = False
+    """Write over what a person has changed in the proxy's files."""
 
 
 @dataclass
@@ -208,6 +210,7 @@ class Service:
                 "address": self.settings.proxy.url,
                 "switch": proxy.switch,
                 "running": proxy.running,
+                "edits": proxy.edits or None,
             },
             "unfinished": observed.unfinished or None,
             "lock": str(holder) if holder else None,
@@ -293,6 +296,7 @@ class Service:
                 tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
                 words = recover(self.settings, self.runtime, self.proxy, observed)
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
+                self._tell_of_edits(observed, tell)  # with traffic at stake they do not keep it from being mended
                 observed = look()
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
@@ -301,6 +305,9 @@ class Service:
             plan = planner(observed)
             if plan.unchanged:
                 return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
+            if plan.action == "deploy" and not options.overwrite_edits:
+                self._refuse_edits(observed)
+            self._tell_of_edits(observed, tell)
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -324,6 +331,24 @@ class Service:
                 if witness:
                     witness.stop()
             return self._receipt(run, "done")
+
+    def _refuse_edits(self, observed: Observed) -> None:
+        """Raises Failed, nothing having been changed, if a person has edited what the run would write over."""
+        if not observed.proxy.edits:
+            return
+        serves = f"{observed.live.release} still serves" if observed.live else "nothing is served, as before"
+        raise Failed(
+            f"a person has edited {self.settings.service}'s files in {self.proxy.name}, and this deploy would write"
+            f" over that; nothing was changed, and {serves}\n{observed.proxy.edits}",
+            hint="move the edit to [proxy] in the settings or to a file of your own, then deploy again with"
+            " --overwrite-edits, which keeps a copy",
+        )
+
+    def _tell_of_edits(self, observed: Observed, tell: Emit) -> None:
+        edits, where = observed.proxy.edits, observed.proxy.kept_in
+        if edits:
+            words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
+            tell(Event("proxy", "progress", self.runtime.name, detail=words))
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -408,7 +433,7 @@ class Service:
         lines = difflib.unified_diff(
             observed.proxy.config.splitlines(), config.splitlines(), "as it is", "as it will be", lineterm=""
         )
-        return replace(plan, diff="\n".join(lines))
+        return replace(plan, diff="\n".join(lines), edits=observed.proxy.edits)
 
     def _upstreams(self, observed: Observed) -> Upstreams:
         """Where both colours are, or will be."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from benches import ProxyBench
+from benches import EDIT, ProxyBench
 from harness import eventually
 
 from bluegreen.errors import BluegreenError, Failed
@@ -246,3 +248,15 @@ def test_after_remove_it_starts_from_nothing(proxies: ProxyBench) -> None:
     assert again.boot([proxies.apps.network]) is not proxies.installed
     state = again.observe()
     assert (state.colour, state.record) == (None, None)
+
+
+def test_what_a_person_edits_is_shown_and_what_bluegreen_writes_is_no_edit(proxies: ProxyBench) -> None:
+    proxy = proxies.driver()
+    first_switch(proxies, proxy)
+    assert proxies.driver().observe().edits == ""
+    proxies.edit()
+    state = proxies.driver().observe()
+    assert [line for line in state.edits.splitlines() if re.match(r"[+-](?![+-])", line)] == [f"+{EDIT}"]
+    assert state.kept_in
+    to_green(proxies, proxy)
+    assert proxies.driver().observe().edits == ""
