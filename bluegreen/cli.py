@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -393,10 +394,21 @@ def _conclude(console: Any, file: Path | None, action: Callable[[], dict[str, An
     except BluegreenError as error:
         if error.receipt:
             _write(file, error.receipt)
-            console.receipt(error.receipt)
+            _show(console, error.receipt)
         raise
     _write(file, receipt)
-    console.receipt(receipt)
+    _show(console, receipt)
+
+
+def _show(console: Any, receipt: dict[str, Any]) -> None:
+    """What came of the run is shown; a full disk behind the output changes nothing of that."""
+    try:
+        console.receipt(receipt)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        click.echo(f"the output could not be written: {error.strerror or error}; what was done stands", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails to flush it at the end, and exits 120
 
 
 def _write(file: Path | None, receipt: dict[str, Any]) -> None:
@@ -407,4 +419,7 @@ def _write(file: Path | None, receipt: dict[str, Any]) -> None:
         aside.write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(aside, file)
     except OSError as error:
-        click.echo(f"the receipt could not be written: {error}", err=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        words = f"the receipt could not be written to {file}: {error.strerror or error}; what was done stands"
+        click.echo(words, err=True)

@@ -15,6 +15,9 @@ from bluegreen.lock import Lock
 from bluegreen.model import Event
 from bluegreen.steps import RECIPES, Run, Step
 
+PATIENCE = 60.0
+"""Seconds for which an engine that went away is waited for; a restart takes 1 to 20."""
+
 
 class Interrupts:
     """Ctrl-C and SIGTERM: they end the run where it can be undone, and are only noted where it can't."""
@@ -117,9 +120,21 @@ def _commit(run: Run) -> None:
         run.witness.committed()
 
 
+def _await_engine(run: Run) -> None:
+    """The engine answers, without which nothing can be undone, or has been waited for long enough."""
+    deadline, told = time.monotonic() + PATIENCE, False
+    while not run.runtime.answers() and time.monotonic() < deadline:
+        if not told:
+            words = f"the Docker engine does not answer: waiting {PATIENCE:g} s for it, to undo what was done"
+            run.emit(Event("undo", "progress", run.runtime.name, detail=words))
+            told = True
+        time.sleep(0.5)
+
+
 def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
     failures = []
     host = run.runtime.name
+    _await_engine(run)
     for step in reversed(begun):
         started = time.monotonic()
         try:

@@ -80,6 +80,8 @@ class Replica:
     status: str = ""
     exit_code: int | None = None
     restarts: int = 0
+    out_of_memory: bool = False
+    """Whether the kernel ended it for its memory limit."""
 
 
 @dataclass(frozen=True)

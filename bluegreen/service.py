@@ -285,7 +285,7 @@ class Service:
 
         def tell(event: Event) -> None:
             self.events.append(event)
-            with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
+            with suppress(OSError):  # who read the output has gone, or its disk is full: the run and its undo go on
                 emit(event)
 
         with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:

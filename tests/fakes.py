@@ -296,6 +296,9 @@ class FakeRuntime:
                 self._process.point("remove:one")
             return [container.name for container in gone]
 
+    def answers(self) -> bool:
+        return True
+
     def remove_network(self) -> list[str]:
         with self._process.call("remove_network"):
             if self._world.networks.pop(self._service, None) is None:

@@ -33,6 +33,10 @@ ANSWERS = 15
 """Seconds that a proxy which has just started may take to say what it serves."""
 
 
+ROOM = 64 * 1024
+"""Bytes that must be free where the proxy's files are; a service's are about 10 kB."""
+
+
 class Driver(ABC):
     """One service's place in a proxy."""
 
@@ -112,8 +116,21 @@ class Driver(ABC):
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int: ...
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        self._have_room()
         if self._live and colour:
             self._install(self.render(upstreams, colour))
+
+    def _have_room(self) -> None:
+        """Raises Failed if there is no room for all that a switch, and taking it back, may write."""
+        path = f"{self._state}/room"
+        try:
+            self._agent.write(path, "." * ROOM)
+        except AgentError as error:
+            raise Failed(
+                f"{self.name} has no room for its files: {error.message}",
+                hint="make room on the disk that they are on, then deploy again: bluegreen doctor; docker system df",
+            ) from error
+        self._agent.remove(path)
 
     def reload(self) -> None:
         if not self._place.running():

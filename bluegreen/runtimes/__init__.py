@@ -58,5 +58,8 @@ class Runtime(Protocol):
         """The colour's replicas (of that run only, if given) have ended, in the time that the settings give them,
         and are gone. Says which."""
 
+    def answers(self) -> bool:
+        """Whether the engine answers now."""
+
     def remove_network(self) -> list[str]:
         """The service's network is gone. Says so if it was there."""

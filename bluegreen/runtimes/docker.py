@@ -14,6 +14,7 @@ from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
+from requests import RequestException
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
@@ -97,17 +98,25 @@ class DockerRuntime:
             )
         reference = self._settings.reference(release)
         lines: list[str] = []
-        stream = self._client.api.build(
-            path=os.fspath(context),
-            dockerfile=settings.dockerfile,
-            tag=reference,
-            buildargs={**settings.args, "RELEASE": release.name},
-            target=settings.target or None,
-            labels=self._labels(release, checked_out(context)),
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
+        try:
+            stream = self._client.api.build(
+                path=os.fspath(context),
+                dockerfile=settings.dockerfile,
+                tag=reference,
+                buildargs={**settings.args, "RELEASE": release.name},
+                target=settings.target or None,
+                labels=self._labels(release, checked_out(context)),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+        except RequestException:  # an OSError, too
+            raise
+        except OSError as error:  # the context is first packed into a temporary file
+            raise Failed(
+                f"{context} can't be packed for the build of {reference}: {error.strerror or error}",
+                hint="is there room for temporary files? TMPDIR=DIRECTORY before the command names another place",
+            ) from error
         try:
             for piece in stream:
                 if "error" in piece:
@@ -230,6 +239,12 @@ class DockerRuntime:
         _each(one, containers)
         return [container.name for container in containers]
 
+    def answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except (DockerException, RequestException):
+            return False
+
     def remove_network(self) -> list[str]:
         try:
             self._client.networks.get(self.network).remove()
@@ -288,7 +303,10 @@ class DockerRuntime:
         )
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
-        newest = max(containers, key=lambda container: container.attrs["Created"])
+        # By number before time: the host's clock may have been set back.
+        newest = max(
+            containers, key=lambda each: (int(each.labels.get("bluegreen.number", 0)), each.attrs["Created"])
+        )
         labels = newest.labels
         return Slot(
             colour=colour,
@@ -318,6 +336,7 @@ class DockerRuntime:
             status=state["Status"],
             exit_code=None if state["Running"] else state["ExitCode"],
             restarts=container.attrs.get("RestartCount", 0),
+            out_of_memory=bool(state.get("OOMKilled")),
         )
 
     def _existing_subnet(self) -> Network | None:
