@@ -172,6 +172,11 @@ def test_a_dead_replica_is_told_with_its_exit_code_and_its_last_words(log: str) 
     assert all(line in message for line in log.splitlines())
 
 
+def test_a_replica_that_its_memory_limit_killed_is_told_with_the_setting() -> None:
+    replica = Replica("shop-blue-1", "id", False, Endpoint("10.0.0.2", 9000), "exited", 137, out_of_memory=True)
+    assert "v1 was killed by its memory limit: app.memory is too little" in dead(V1, replica, "").message
+
+
 def test_the_fake_proxy_is_asked_like_a_real_one() -> None:
     proxy = FakeProxy(World(), SETTINGS)
     assert ask_proxy(SETTINGS, V1, proxy) == "/version: Connection refused"
