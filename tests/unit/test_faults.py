@@ -98,7 +98,7 @@ def test_a_run_waits_for_its_engine_and_is_then_undone(monkeypatch: pytest.Monke
         service(world).deploy("v2", OPTIONS, told.append)
     assert (caught.value.exit_code, caught.value.message) == (1, "the engine is gone\nv1 still serves")
     assert world.truth("shop") == before
-    assert [event.step for event in told if "does not answer: waiting 60 s" in event.detail] == ["undo"]
+    assert [event.step for event in told if "does not answer: waiting for it, 60 s at most" in event.detail] == ["undo"]
 
 
 def test_an_engine_that_stays_away_needs_a_person_and_the_next_command_takes_the_run_up() -> None:
