@@ -296,8 +296,9 @@ class Service:
                 tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
                 words = recover(self.settings, self.runtime, self.proxy, observed)
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
-                self._tell_of_edits(observed, tell)  # with traffic at stake they do not keep it from being mended
-                observed = look()
+                before, observed = observed, look()
+                if not observed.proxy.edits:  # with traffic at stake they did not keep it from being mended
+                    self._tell_of_edits(before, tell)
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
