@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
-from requests import ConnectionError, Timeout
+import requests
 
 from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
 from bluegreen.lock import Lock
@@ -21,7 +21,7 @@ from bluegreen.steps import RECIPES, Run, Step
 PATIENCE = 60.0
 """Seconds for which an engine that went away is waited for; a restart takes 1 to 30, with all containers to stop."""
 
-AWAY = (ConnectionError, Timeout, SessionEnded)
+AWAY = (requests.ConnectionError, requests.Timeout, SessionEnded)
 """What comes of asking an engine that is about to end, though it may still answer the next call."""
 
 LOOK = 0.5
@@ -144,7 +144,7 @@ def _undo_step(step: Step, run: Run, deadline: float) -> str:
 
 def _await_engine(run: Run, deadline: float) -> None:
     """The engine answers, or has been waited for long enough."""
-    if run.runtime.answers():
+    if time.monotonic() >= deadline or run.runtime.answers():
         return
     words = f"the Docker engine does not answer: waiting for it, {PATIENCE:g} s at most, to undo what was done"
     run.emit(Event("undo", "progress", run.runtime.name, detail=words))

@@ -25,6 +25,9 @@ from bluegreen.words import plain
 
 Network = ipaddress.IPv4Network
 
+ANSWERS = 5
+"""Seconds in which an engine says that it is there, if it is."""
+
 
 class DockerRuntime:
     """The containers, images and network of one service on one engine."""
@@ -241,7 +244,7 @@ class DockerRuntime:
 
     def answers(self) -> bool:
         try:
-            return bool(self._client.ping())
+            return bool(self._client.api.get(f"{self._client.api.base_url}/_ping", timeout=ANSWERS).ok)
         except (DockerException, RequestException):
             return False
 

@@ -211,3 +211,7 @@ def test_what_is_gone_can_be_removed_again(runtimes: RuntimeBench) -> None:
     start(runtimes, runtime, BLUE, "v1")
     assert runtime.remove(BLUE)
     assert runtime.remove(BLUE) == []
+
+
+def test_an_engine_that_is_there_answers(runtimes: RuntimeBench) -> None:
+    assert runtimes.driver().answers()

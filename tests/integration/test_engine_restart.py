@@ -144,6 +144,7 @@ def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_com
         if event is restart:
             event(host)
             ran = run.end()
+            assert host.dockerd() != engine
             assert ran.code == 1, ran.text
             assert run.receipt()["result"] == "undone"
             assert "v1 still serves" in run.events[-1]["message"]
@@ -154,7 +155,6 @@ def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_com
             event(host)
             host.wait()
             run.end()
-        assert host.dockerd() != engine
         eventually(lambda: version(service) == "version 1", "v1 is served again", 120)
     edit(service, "seconds = 3600", "seconds = 0.5")
     service.env = {"DOCKER_HOST": host.tcp}
