@@ -126,7 +126,10 @@ class Console:
         ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
         self.line(f"  rollback {ready}: {rollback['why']}")
         if status["unfinished"]:
-            self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
+            way = "is under way" if status["lock"] else "ended before its commit"
+            self.line(f"  unfinished: the run {status['unfinished']} {way}")
+        if status["next"] and not status["lock"]:
+            self.line(f"  next     {status['next']}")
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
 

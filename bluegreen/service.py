@@ -47,7 +47,7 @@ from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.settings import Settings
-from bluegreen.steps import Run, is_standby, recover
+from bluegreen.steps import Run, finish, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -210,6 +210,7 @@ class Service:
                 "running": proxy.running,
             },
             "unfinished": observed.unfinished or None,
+            "next": planning.next_run(self.settings, observed) or None,
             "lock": str(holder) if holder else None,
             "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
         }
@@ -291,16 +292,19 @@ class Service:
                 unfinished, started = observed.unfinished, time.monotonic()
                 lock.check()
                 tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
+                record = observed.proxy.record
+                before = record.from_colour if record and not record.committed else observed.proxy.colour
                 words = recover(self.settings, self.runtime, self.proxy, observed)
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
                 observed = look()
-                if recovery_suffices and observed.live:
+                if recovery_suffices and observed.live and observed.live.colour is before:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return receipt(self.settings.service, run_id, plan, "done", self.events, probe=kind)
             plan = planner(observed)
             if plan.unchanged:
-                return receipt(self.settings.service, run_id, plan, "unchanged", self.events, probe=kind)
+                result = self._finish(observed, lock, tell)
+                return receipt(self.settings.service, run_id, plan, result, self.events, probe=kind)
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -324,6 +328,18 @@ class Service:
                 if witness:
                     witness.stop()
             return self._receipt(run, "done")
+
+    def _finish(self, observed: Observed, lock: Lock, tell: Emit) -> str:
+        """What a run left that ended after its commit is gone. Gives the result of a run that had only that to do."""
+        left = planning.leftover(self.settings, observed)
+        if left is None:
+            return "unchanged"
+        host, started = self.runtime.name, time.monotonic()
+        lock.check()
+        tell(Event("recover", "started", host, detail=f"{left.release} ({left.colour}) was left over"))
+        words = finish(self.settings, self.runtime, self.proxy, left)
+        tell(Event("recover", "done", host, time.monotonic() - started, words))
+        return "done"
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -398,7 +414,10 @@ class Service:
         unfinished = observed.unfinished
         plan = planner(planning.after_recovery(observed) if unfinished else observed)
         if unfinished:
-            plan = planning.with_recovery(plan, unfinished)
+            words = f"the run {unfinished} ended before its commit: {planning.first(self.settings, observed)}"
+            plan = planning.with_recovery(plan, words)
+        elif plan.unchanged and planning.leftover(self.settings, observed):
+            plan = planning.with_recovery(plan, planning.first(self.settings, observed))
         if plan.unchanged:
             return plan
         try:

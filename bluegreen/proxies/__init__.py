@@ -32,6 +32,9 @@ class Proxy(Protocol):
         Raises Failed, with the proxy's own words, when it refuses; the file that stood before is back then.
         """
 
+    def note(self, record: SwitchRecord) -> None:
+        """The record stands beside what is served, which is not switched. Only the live colour gets requests."""
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         """Every new request goes to `record.to_colour`; the record stands beside it. Uncommitted, the old colour
         takes over requests that the new one refuses."""

@@ -110,6 +110,8 @@ class ProxyContainer:
             )
         elif networks:
             self._check(container)
+        if container.status == "created" and not new:  # whoever made it may have died before its files were in
+            container.put_archive(ROOT, _archive(files))
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:

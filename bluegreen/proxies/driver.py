@@ -65,7 +65,10 @@ class Driver(ABC):
         config = self._standing()
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
-        while config and colour is None:
+        record = self._record()
+        # The file of a first run that was killed may stand without being loaded.
+        first = record is not None and not record.committed and record.from_colour is None
+        while config and colour is None and not first:
             if time.monotonic() > deadline:
                 raise Failed(
                     f"{self.name} runs, but does not say what it serves: {self._place.log()}",
@@ -78,7 +81,7 @@ class Driver(ABC):
             running=True,
             version=self._running_version(),
             colour=colour,
-            record=self._record(),
+            record=record,
             config=config,
             switch=how,
         )
@@ -98,6 +101,9 @@ class Driver(ABC):
 
     @abstractmethod
     def render(self, upstreams: Upstreams, colour: Colour) -> str: ...
+
+    def note(self, record: SwitchRecord) -> None:
+        self._write_record(record)
 
     @abstractmethod
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None: ...

@@ -72,6 +72,10 @@ class Nginx(Driver):
             http2_word=version >= HTTP2_WORD,
         )
 
+    def note(self, record: SwitchRecord) -> None:
+        self._agent.remove(f"{self._state}/trial")  # a run that was killed as it went back may have left it
+        self._write_record(record)
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         trial, green = f"{self._state}/trial", f"{self._state}/green"
         if not record.committed:

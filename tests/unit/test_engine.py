@@ -451,18 +451,51 @@ def test_a_crash_while_a_crash_is_mended_is_mended_too(job: Job) -> None:
         settled(world)
 
 
-def test_a_crash_with_an_old_release_that_died_since_needs_a_person_and_switches_nothing() -> None:
-    job = JOBS[2]
+def crashed_after_the_switch(job: Job) -> World:
+    """The job's host, on which its run was killed as it verified."""
     world = job.world()
     world.at = at(job.points().index("get"), raising(Crash()))
     with pytest.raises(Crash):
         job.go(world)
-    for container in world.standing("shop"):
-        container.running = container.release.name == "v2"
     world.at = lambda number, name: None
-    with pytest.raises(NeedsPerson, match=r"v1 .* can't take the traffic back"):
-        service(world).deploy("v3", OPTIONS, quiet)
+    return world
+
+
+@pytest.mark.parametrize("fate", ["dead", "removed"])
+def test_after_a_crash_what_serves_stays_if_what_was_live_before_is_gone(fate: str) -> None:
+    world = crashed_after_the_switch(JOBS[2])
+    for container in world.standing("shop"):
+        if container.release.name == "v1" and fate == "dead":
+            container.running = False
+        elif container.release.name == "v1":
+            del world.containers[container.name]
+    status = service(world).status()
+    assert status["next"] == "the next deploy or rollback will commit v2, as nothing whole is there to go back to"
+    world.at = Traffic(world, "v2", "v3", lambda number, name: None)
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v2")
+    assert receipt["steps"][0]["detail"].startswith("v2 (green) stays live: ")
+    assert served(world) == "v3"
+
+
+def test_a_rollback_after_a_crash_starts_what_was_live_again_if_it_died() -> None:
+    world = crashed_after_the_switch(JOBS[3])
+    for container in world.standing("shop"):
+        container.running = container.release.name == "v3"
+    world.at = Traffic(world, "v3", "v2", lambda number, name: None)
+    receipt = service(world).rollback(None, OPTIONS, quiet)
+    assert (receipt["result"], receipt["to"]) == ("done", "v2")
     assert served(world) == "v2"
+
+
+def test_a_crash_after_which_neither_release_is_well_needs_a_person_and_changes_nothing() -> None:
+    world = crashed_after_the_switch(JOBS[2])
+    for container in world.standing("shop"):
+        container.running = False
+    before = world.truth("shop")
+    with pytest.raises(NeedsPerson, match=r"v1 can't take the traffic back: .*, and v2 does not answer right either"):
+        service(world).deploy("v3", OPTIONS, quiet)
+    assert world.truth("shop") == before
 
 
 def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:
@@ -483,19 +516,19 @@ def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:
     assert {each.release.name for each in world.standing("shop")} == {"v3"}
 
 
-@pytest.mark.parametrize("checks", range(9))
+@pytest.mark.parametrize("checks", range(10))
 def test_a_run_whose_lock_is_lost_stops_before_its_next_step(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = a_world("v1")
     before = world.truth("shop")
     monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(lost_after=checks))
-    if checks < 5:
+    if checks < 6:
         with pytest.raises(BluegreenError, match="lock on shop was lost"):
             service(world).deploy("v2", OPTIONS, quiet)
         assert world.truth("shop") == before
     else:
         receipt = service(world).deploy("v2", OPTIONS, quiet)
         assert receipt["result"] == "done"
-        assert bool(receipt["leftover"]) is (checks < 7)
+        assert bool(receipt["leftover"]) is (checks < 8)
 
 
 def test_a_run_that_finds_a_lock_does_nothing_and_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
