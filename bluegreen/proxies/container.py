@@ -15,6 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from bluegreen.errors import Failed
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import SILENCE, Agent
+from bluegreen.runtimes.once import output
 from bluegreen.runtimes.session import Session, SessionEnded
 from bluegreen.settings import ProxyTable
 
@@ -128,9 +129,7 @@ class ProxyContainer:
     def output(self, *command: str) -> str:
         """What a command of the image prints, run in a container made for it."""
         try:
-            raw: bytes = self._client.containers.run(
-                self.image, list(command), entrypoint=[], network_mode="none", remove=True, stdout=True, stderr=True
-            )
+            raw = output(self._client, self.image, command, of=self.name, network_mode="none")
         except ImageNotFound as error:
             raise Failed(f"the proxy's image {self.image} is not here", hint=f"docker pull {self.image}") from error
         except DockerException as error:

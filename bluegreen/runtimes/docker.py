@@ -19,6 +19,7 @@ from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
 from bluegreen.model import Colour, Endpoint, Image, Release, Replica, Slot, Source
 from bluegreen.prune import Found
+from bluegreen.runtimes.once import output
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -336,9 +337,8 @@ class DockerRuntime:
                 subnet = ipaddress.ip_network(config["Subnet"], strict=False)
                 if isinstance(subnet, Network):
                     taken[f"the network {network.name}"] = subnet
-        raw: bytes = self._client.containers.run(
-            self._settings.proxy.image, ["cat", "/proc/net/route"], entrypoint=[], network_mode="host", remove=True
-        )
+        command = ["cat", "/proc/net/route"]
+        raw = output(self._client, self._settings.proxy.image, command, of=self._service, network_mode="host")
         for line in raw.decode().splitlines()[1:]:
             device, destination, _, _, _, _, _, mask = line.split()[:8]
             route = Network((_little_endian(destination), str(ipaddress.IPv4Address(_little_endian(mask)))))
