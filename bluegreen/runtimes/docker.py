@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ from bluegreen.settings import Settings
 from bluegreen.words import plain
 
 Network = ipaddress.IPv4Network
+
+REMOVAL = 10
+"""Seconds that the engine may take to end what a run asked of it that was killed meanwhile."""
 
 
 class DockerRuntime:
@@ -186,7 +190,10 @@ class DockerRuntime:
         endpoints = self.endpoints(colour, self._settings.app.replicas)
 
         def one(index: int) -> None:
-            container = self._create(index, endpoints[index], colour, release, image, run, number, before)
+            container = self._in_free_place(
+                f"{self._service}-{colour}-{index + 1}",
+                lambda: self._create(index, endpoints[index], colour, release, image, run, number, before),
+            )
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
             container.start()
@@ -287,6 +294,24 @@ class DockerRuntime:
             stop_signal=None,
             log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         )
+
+    def _in_free_place(self, name: str, create: Callable[[], Any]) -> Any:
+        """What `create` made, though the engine may still be at what a killed run asked of it last.
+
+        That was to make a container of the same name, or to remove it.
+        """
+        deadline = time.monotonic() + REMOVAL
+        while True:
+            try:
+                return create()
+            except APIError as error:
+                if error.status_code != 409 or time.monotonic() > deadline:
+                    raise
+            for container in self._containers():
+                if container.name == name:
+                    with contextlib.suppress(APIError):
+                        container.remove(force=True, v=True)
+            time.sleep(0.2)
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         newest = max(containers, key=lambda container: container.attrs["Created"])
