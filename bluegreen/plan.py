@@ -94,7 +94,9 @@ def goes_forward(observed: Observed) -> bool:
     if record is None or record.committed or observed.proxy.colour is not record.to_colour:
         return False
     old, new = (observed.slots.get(colour) if colour else None for colour in (record.from_colour, record.to_colour))
-    return new is not None and new.running == new.wanted and (old is None or old.running < len(old.replicas))
+    if new is None or new.running == new.wanted:
+        return new is not None and (old is None or old.running < len(old.replicas))
+    return record.from_colour is not None and not new.running and not (old and old.running)
 
 
 def leftover(settings: Settings, observed: Observed) -> Slot | None:
@@ -149,7 +151,8 @@ def _draft(action: str, settings: Settings, observed: Observed, release: Release
     return Plan(
         action=action,
         release=release,
-        colour=live.colour.other if live else free,
+        # What a person removed has left its colour in use: nothing may start there before it is probed.
+        colour=observed.proxy.colour.other if observed.proxy.colour else free,
         image=image,
         from_colour=live.colour if live else None,
         from_release=live.release if live else None,

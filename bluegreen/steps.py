@@ -450,7 +450,8 @@ def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observ
     """The run that ended before its commit is undone, by whichever machine comes next. Says what was done.
 
     It is finished instead if it had switched, what was live before can't take the traffic back, or nothing was, and
-    what it started passes its probe. Raises NeedsPerson, having changed nothing, when neither does.
+    what it started passes its probe, or nothing runs at all. Raises NeedsPerson, having changed nothing, when it is
+    not clear that what runs is better left or put back.
     """
     record, idle = observed.proxy.record, observed.idle
     if record is None or record.committed:
@@ -458,26 +459,51 @@ def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observ
         gone = _end(settings, runtime, proxy, record, idle.colour, idle.run)
         return f"removed what {idle.release} had started ({', '.join(gone)})"
     old = observed.slots.get(record.from_colour) if record.from_colour else None
-    new = observed.slots.get(record.to_colour)
     switched = observed.proxy.colour is record.to_colour
-    if switched or old is None:
+    if switched:
         reason = unfit(settings, runtime, proxy, old) if old else "nothing else is there"
-        if reason and switched and new and not (why := _unfit_whole(settings, runtime, proxy, new)):
-            runtime.keep(new.colour)
-            proxy.commit(replace(record, committed=True))
-            return f"{new.release} ({new.colour}) stays live: {f'{old.release}, ' if old else ''}{reason}"
-        if reason and record.from_colour:
-            who = old.release if old else f"what was {record.from_colour}"
-            also = f", and {new.release} does not answer right either: {why}" if switched and new else ""
-            raise NeedsPerson(f"{who} can't take the traffic back: {reason}{also}", hint="bluegreen status")
-    if old is None:
+        if reason and (words := _stay(settings, runtime, proxy, observed, record, old, reason)):
+            return words
+    if record.from_colour is None:
         gone = proxy.remove() + runtime.remove(record.to_colour, run=record.run)
         return f"nothing was live before: removed {', '.join(gone)}"
+    if old is None:  # somebody has removed it, and with it what was served
+        proxy.note(replace(record, from_colour=record.to_colour, to_colour=record.from_colour, committed=True))
+        gone = runtime.remove(record.to_colour, run=record.run)
+        return f"what was live has been removed; removed {', '.join(gone) or 'nothing'}"
     # Its traffic never left it, if it was not switched: then it needs no probe to keep it, and has been live all along.
     at = record.at if switched else ""
     back = _switch_back(settings, runtime, proxy, replace(record, number=record.number + 1, at=at), old)
     gone = _end(settings, runtime, proxy, back, record.to_colour, record.run)
     return f"{old.release} ({old.colour}) takes all traffic{'; removed ' + ', '.join(gone) if gone else ''}"
+
+
+def _stay(
+    settings: Settings,
+    runtime: Runtime,
+    proxy: Proxy,
+    observed: Observed,
+    record: SwitchRecord,
+    old: Slot | None,
+    reason: str,
+) -> str:
+    """The unfinished run is committed, as there is nothing to go back to for this `reason`, and what was done is said.
+
+    Empty, and nothing was done, if it is a first one whose release does not pass its probe. See `recover` for what
+    is raised.
+    """
+    new = observed.slots.get(record.to_colour)
+    why = _unfit_whole(settings, runtime, proxy, new) if new else "its containers are gone"
+    if why and record.from_colour is None:
+        return ""
+    who = f"{old.release}, " if old else ""
+    also = f", and {new.release if new else record.to_colour} does not answer right either: {why}" if why else ""
+    if why and any(slot.running for slot in observed.slots.values()):
+        raise NeedsPerson(f"there is no going back: {who}{reason}{also}", hint="bluegreen status")
+    # It passes its probe; or nothing runs at all, and what comes next can only be better.
+    runtime.keep(record.to_colour)
+    proxy.commit(replace(record, committed=True))
+    return f"{new.release if new else 'what was'} ({record.to_colour}) stays live: {who}{reason}{also}"
 
 
 def finish(settings: Settings, runtime: Runtime, proxy: Proxy, idle: Slot) -> str:

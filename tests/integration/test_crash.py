@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import docker
 import pytest
 from aftermath import GENTLE, things
-from evidence import SWITCHES, log
+from evidence import log
 from harness import FULL, REPOSITORY, Make, Ran, TestService, eventually
 from killing import MOMENTS, changes
 from load import Load
@@ -42,7 +42,8 @@ SAMPLE = [
 ]
 """A run that had only begun, one that was starting its containers, one that had switched, one that was committed."""
 
-RANDOM = 50 if SWITCHES >= 20 else SWITCHES
+RECOVERING = ["after 1 agent write /bluegreen/state/SERVICE/record"]
+RANDOM = 30 if FULL else 1
 FIRST_SAMPLE = ["before 1 PUT /containers/ID/archive", "before 1 agent run nginx -s reload -c /bluegreen/nginx.conf"]
 PER_LOAD = 50
 ENDLESS = 3
@@ -184,6 +185,7 @@ class Series:
     requests: int = 0
     count: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -205,14 +207,16 @@ class Series:
         return str(self.place.asked(Service.status)["live"]["release"])
 
     def command(self, word: str) -> str:
-        """A deploy of what is not live, or the rollback."""
+        """A deploy of what is not live, or the rollback, for which there is something to go back to."""
+        if word == "rollback" and not self.place.asked(Service.status)["rollback"]["ready"]:
+            self.place.there.deploy(others(self.live())[0])
         return f"deploy {others(self.live())[0]}" if word == "deploy" else word
 
     def kill(self, word: str, moment: str = "", *, after: float = 0, again: str = "") -> bool:
         """The command was killed, status was true, and the next command, killed at `again` itself if that is given,
         converged. False if it ended before the moment came."""
-        live = self.live()
         command = self.command(word)
+        live = self.live()
         if self.loaded == PER_LOAD:
             self._stop()
             self._load()
@@ -240,6 +244,9 @@ class Series:
 
     def _next(self, command: str) -> str:
         """What is typed next: by turns the same, another deploy, and a rollback."""
+        status = self.place.asked(Service.status)
+        if self.count % 3 == 2 and not status["unfinished"] and not status["rollback"]["ready"]:
+            return command
         turn = (command, f"deploy {others(self.live(), command.split()[-1])[-1]}", "rollback")
         return turn[self.count % 3]
 
@@ -270,14 +277,21 @@ class Series:
         seen = self.clients.wait_for_requests(self.clients.snapshot().total + 20)
         assert seen.failed == 0, f"{where}: {self.clients.stop().explain()}"
 
-    def conclude(self, what: str) -> None:
-        self._stop()
+    def sum_up(self, what: str) -> None:
+        """What this part of the series was, for the log."""
         kinds = ", ".join(f"{name} {number}" for name, number in sorted(self.kinds.items()))
         slowest = max(self.place.lock_seconds, default=0)
+        kills = self.count - sum(self.parts.values())
+        self.parts[what] = kills
         log(
-            f"{self.way}: {what}: {self.count} kills ({kinds}), {self.requests} requests, 0 failed;"
-            f" the lock was free {slowest:.1f} s after a kill at the latest; not come by: {len(self.missed)}"
+            f"{self.way}: {kills} kills {what} ({kinds}); the lock was free {slowest:.1f} s after one at the latest;"
+            f" moments that did not come: {len(self.missed)}"
         )
+        self.kinds.clear()
+
+    def conclude(self) -> None:
+        self._stop()
+        log(f"{self.way}: {self.count} kills, {self.requests} requests, 0 failed")
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
@@ -296,7 +310,15 @@ def union(lists: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(each for one in lists for each in one))
 
 
-def test_after_a_kill_at_any_event_of_a_deploy_or_a_rollback_the_next_command_converges(series: Series) -> None:
+def test_after_a_kill_at_any_moment_the_next_command_converges_and_no_request_fails(series: Series) -> None:
+    at_the_events(series)
+    at_random_times(series)
+    of_the_command_that_recovers(series)
+    series.conclude()
+    assert len(series.missed) <= (series.count // 10 if FULL else 0), series.missed
+
+
+def at_the_events(series: Series) -> None:
     for word in ("deploy", "rollback"):
         moments = SAMPLE if word == "deploy" else SAMPLE[2:3]
         if FULL:  # a switch to green does other things than one to blue
@@ -304,29 +326,24 @@ def test_after_a_kill_at_any_event_of_a_deploy_or_a_rollback_the_next_command_co
         for moment in moments:
             if not any(series.kill(word, moment) for _ in range(ENDLESS)):
                 series.missed.append(moment)
-    series.conclude("at every event" if FULL else "at some events")
-    assert len(series.missed) <= (series.count // 10 if FULL else 0), series.missed
+    series.sum_up("at an event")
 
 
-def test_after_a_kill_at_a_random_time_the_next_command_converges(series: Series) -> None:
+def at_random_times(series: Series) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     log(f"{series.way}: random times, seed {seed}")
     chance = random.Random(seed)
     begun = time.monotonic()
     series.place.there.deploy(others(series.live())[0])
     usual = time.monotonic() - begun
-    for _ in range(RANDOM or 1):
+    for _ in range(RANDOM):
         series.kill(chance.choice(["deploy", "rollback"]), after=chance.uniform(0.2, usual))
-    series.conclude("at random times")
+    series.sum_up("at a random time")
 
 
-def test_after_a_kill_of_the_command_that_recovers_the_next_one_converges(series: Series) -> None:
+def of_the_command_that_recovers(series: Series) -> None:
     first = SAMPLE[2]
-    recovering = [
-        "inside 1 agent write /bluegreen/state/SERVICE/record",
-        "after 1 agent write /bluegreen/state/SERVICE/record",
-        "inside 1 POST /containers/ID/stop",
-    ]
+    recovering = RECOVERING
     if FULL:
         assert series.place.killed(series.command("deploy"), first)
         series.place.lock_is_free()
@@ -334,7 +351,7 @@ def test_after_a_kill_of_the_command_that_recovers_the_next_one_converges(series
     for moment in recovering:
         if not any(series.kill("deploy", first, again=moment) for _ in range(ENDLESS)):
             series.missed.append(moment)
-    series.conclude("of the command that recovers")
+    series.sum_up("and of the command that recovers")
 
 
 @pytest.mark.parametrize("image", ["nginx:stable", "haproxy:3.2"] if FULL else ["nginx:stable"])
@@ -367,7 +384,7 @@ def test_a_first_deploy_that_was_killed_on_an_empty_host_is_taken_up_by_the_next
 
 
 def test_the_moments_of_the_samples_are_described_as_the_killer_describes_them() -> None:
-    for moment in [*SAMPLE, *FIRST_SAMPLE]:
+    for moment in [*SAMPLE, *RECOVERING, *FIRST_SAMPLE]:
         when, number, name = moment.split(" ", 2)
         assert when in MOMENTS
         assert int(number)

@@ -15,6 +15,7 @@ from harness import FULL
 from twin import Host, a_host, no_engine_and_no_waiting
 
 from bluegreen.errors import Failed
+from bluegreen.model import Release
 from bluegreen.settings import Settings
 
 STRIDE = 1 if FULL else 11
@@ -109,7 +110,8 @@ def follow(case: Case, host: Host, at: int, command: str, where: str) -> None:
 
 def name_is_unknown(host: Host, command: str) -> bool:
     """Whether it goes back to a release that can't be known here."""
-    never_pushed = bool(host.settings.registry.server) and "shop:v1" not in host.world.published
+    reference = host.settings.reference(Release("v1"))
+    never_pushed = bool(host.settings.registry.server) and reference not in host.world.published
     return command == "rollback v1" and (never_pushed or host.live() is None)
 
 

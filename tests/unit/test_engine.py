@@ -491,11 +491,37 @@ def test_a_rollback_after_a_crash_starts_what_was_live_again_if_it_died() -> Non
 def test_a_crash_after_which_neither_release_is_well_needs_a_person_and_changes_nothing() -> None:
     world = crashed_after_the_switch(JOBS[2])
     for container in world.standing("shop"):
-        container.running = False
+        container.running = container.release.name == "v2"
+    world.answers["v2"] = lambda: Answer(500, "")
     before = world.truth("shop")
-    with pytest.raises(NeedsPerson, match=r"v1 can't take the traffic back: .*, and v2 does not answer right either"):
+    with pytest.raises(NeedsPerson, match=r"no going back: v1, .*, and v2 does not answer right either"):
         service(world).deploy("v3", OPTIONS, quiet)
     assert world.truth("shop") == before
+
+
+def test_after_a_crash_a_deploy_goes_on_when_nothing_runs_any_more() -> None:
+    world = crashed_after_the_switch(JOBS[2])
+    for container in world.standing("shop"):
+        container.running = False
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v2")
+    assert served(world) == "v3"
+
+
+@pytest.mark.parametrize("released", ["v1", "v2"])
+def test_what_a_person_removed_gets_no_successor_in_its_colour_before_that_is_probed(released: str) -> None:
+    world = a_world("v1")
+    world.containers.clear()
+    unproved = []
+
+    def look(number: int, name: str) -> None:
+        colour = world.proxy["shop"].colour if world.proxy else None
+        unproved.extend(each for each in world.standing("shop") if each.colour is colour and not each.proved)
+
+    world.at = look
+    assert service(world).deploy(released, OPTIONS, quiet)["result"] == "done"
+    assert unproved == []
+    assert served(world) == released
 
 
 def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 from fakes import Crash, World, quick_settings
 from harness import FULL
 from hypothesis import HealthCheck, event, settings
@@ -153,7 +154,7 @@ class Life(RuleBasedStateMachine):
             event("a person is needed")
             assert self.harmed or fail is not None
             self.harmed = self.harmed or self._is_harmed()
-        except (Failed, BluegreenError):
+        except (BluegreenError, APIError):
             event("failed")
             assert self.host.live() == (self.stable or before) or self.harmed or fail is not None, command
         else:
