@@ -96,7 +96,7 @@ def goes_forward(observed: Observed) -> bool:
     old, new = (observed.slots.get(colour) if colour else None for colour in (record.from_colour, record.to_colour))
     if new is None or new.running == new.wanted:
         return new is not None and (old is None or old.running < len(old.replicas))
-    return record.from_colour is not None and not new.running and not (old and old.running)
+    return record.from_colour is not None and (old is None or not (new.running or old.running))
 
 
 def leftover(settings: Settings, observed: Observed) -> Slot | None:

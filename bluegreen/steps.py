@@ -498,9 +498,9 @@ def _stay(
         return ""
     who = f"{old.release}, " if old else ""
     also = f", and {new.release if new else record.to_colour} does not answer right either: {why}" if why else ""
-    if why and any(slot.running for slot in observed.slots.values()):
+    if why and old and any(slot.running for slot in observed.slots.values()):
         raise NeedsPerson(f"there is no going back: {who}{reason}{also}", hint="bluegreen status")
-    # It passes its probe; or nothing runs at all, and what comes next can only be better.
+    # It passes its probe; or what was live is gone for good, or nothing runs: what comes next can only be better.
     runtime.keep(record.to_colour)
     proxy.commit(replace(record, committed=True))
     return f"{new.release if new else 'what was'} ({record.to_colour}) stays live: {who}{reason}{also}"
