@@ -466,8 +466,6 @@ class FakeProxy:
             if record.committed:
                 # After a reload the workers that leave may need the trial still: there it ends with the commit.
                 carried.trial = carried.trial and self._settings.proxy.switch == "reload"
-                self._process.point("switch:ended")
-                carried.record = record
 
     def commit(self, record: SwitchRecord) -> None:
         with self._process.call("commit"):

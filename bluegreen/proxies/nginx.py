@@ -88,10 +88,8 @@ class Nginx(Driver):
             else:
                 self._agent.remove(green)
         self._install(self.render(upstreams, record.to_colour))
-        if record.committed:
-            if self._live:
-                self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
-            self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
+        if record.committed and self._live:
+            self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
         if self._serving()[1] is not record.to_colour:
             raise Failed(f"{self.name} does not serve {record.to_colour}, though it was told to")
 

@@ -73,9 +73,12 @@ def test_blue_then_green_is_what_is_observed_recorded_and_answered(proxies: Prox
 def test_and_back_again(proxies: ProxyBench) -> None:
     proxy = proxies.driver()
     first_switch(proxies, proxy)
-    to_green(proxies, proxy)
+    second = to_green(proxies, proxy)
     back = record(3, GREEN, BLUE, committed=True)
     proxy.switch(back, proxies.apps.upstreams)
+    state = proxies.driver().observe()
+    assert (state.colour, state.record) == (BLUE, second), "a process that dies here leaves what is taken up"
+    proxy.commit(back)
     state = proxies.driver().observe()
     assert (state.colour, state.record) == (BLUE, back)
     assert proxies.request() == VERSION[BLUE]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fakes import quick_settings
+from docker.errors import APIError
+from fakes import Crash, quick_settings
 from harness import FULL
 from twin import Host, a_host, no_engine_and_no_waiting
 
@@ -155,6 +156,35 @@ def test_after_a_kill_of_the_command_that_recovers_the_next_one_converges(settin
                 converges(twice, third, where)
                 count += 1
     assert count > 100
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_after_a_kill_in_the_middle_of_an_undo_the_failed_release_is_nobodys_standby(settings: Settings) -> None:
+    for case in cases(settings):
+        if not case.old:
+            continue
+        verify = case.points.index("get")
+        failed = case.host.fork()
+        with pytest.raises((Failed, APIError)):
+            failed.type(case.command, fail=verify)
+        ends = len(failed.world.points) - len(case.host.world.points)
+        assert ends > verify + 5
+        for at in range(verify + 1, ends):
+            where = f"{case.command} failed at {verify} and killed at {at}"
+            killed = case.host.fork()
+            with pytest.raises(Crash):
+                killed.type(case.command, fail=verify, kill=at)
+            status = killed.status()
+            assert status["live"]["release"] in (case.old, case.new), where
+            standby = status["standby"]["release"] if status["standby"] else None
+            assert standby in (None, *case.deployed), where
+            if not status["unfinished"]:  # all was undone
+                killed.settled(case.old, where, before={*case.deployed})
+                continue
+            for command, wanted in (("rollback", case.old), ("deploy v8", "v8")):
+                after = killed.fork()
+                after.type(command)
+                after.settled(wanted, where, before={*case.deployed})
 
 
 def converges(host: Host, command: str, where: str) -> None:

@@ -499,6 +499,20 @@ def test_a_crash_after_which_neither_release_is_well_needs_a_person_and_changes_
     assert world.truth("shop") == before
 
 
+def test_after_a_crash_before_the_switch_a_deploy_goes_on_though_what_is_live_is_not_well() -> None:
+    job = JOBS[2]
+    world = job.world()
+    world.at = at(job.points().index("start:one"), raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(world)
+    world.at = lambda number, name: None
+    for container in world.standing("shop"):
+        container.running = False
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v1")
+    assert served(world) == "v3"
+
+
 def test_after_a_crash_a_deploy_goes_on_when_nothing_runs_any_more() -> None:
     world = crashed_after_the_switch(JOBS[2])
     for container in world.standing("shop"):
