@@ -20,7 +20,7 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen import prune
-from bluegreen.engine import execute, interrupts
+from bluegreen.engine import Interrupts, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError
 from bluegreen.gitlab import (
     Project,
@@ -286,7 +286,7 @@ class Service:
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
 
-        with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
+        with interrupts() as state, self._locked(doing, options, tell, state) as lock:
             observed = self._look(look, lock, tell)
             if observed.unfinished:
                 unfinished, started = observed.unfinished, time.monotonic()
@@ -489,16 +489,20 @@ class Service:
 
     @contextmanager
     def _locked(
-        self, doing: str, options: Options, emit: Emit, sleep: Callable[[float], None] = time.sleep
+        self, doing: str, options: Options, emit: Emit, state: Interrupts | None = None
     ) -> Iterator[Lock]:
-        """This run holds the service's lock."""
+        """This run holds the service's lock. What may take long on the way to it can be interrupted."""
+        if state:
+            state.arm()
         self._have_proxy_image()
+        if state:
+            state.disarm()
         lock = self._lock()
 
         def waiting(holder: Holder) -> None:
             emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
 
-        lock.take(doing, wait=options.wait, waiting=waiting, sleep=sleep)
+        lock.take(doing, wait=options.wait, waiting=waiting, sleep=state.sleep if state else time.sleep)
         try:
             yield lock
         finally:

@@ -145,15 +145,17 @@ class Driver(ABC):
 
     def remove(self) -> list[str]:
         services = self._place.service_files(self.suffix)
-        if set(services) <= {self._service} and (gone := self._place.remove()):
+        last, running = set(services) <= {self._service}, self._place.running()
+        if running:  # the files first: whoever dies in the middle leaves none that a new proxy would find and serve by
+            with contextlib.suppress(SessionEnded) if last else contextlib.nullcontext():
+                self._forget(last=last)
+                self._agent.run("rm", "-rf", self._state)
+                if self._service in services:
+                    self._agent.remove(self._file, *self._pair_files(None))
+        if last and (gone := self._place.remove()):
             return gone
-        if not self._place.running():
+        if not running or self._service not in services:
             return []
-        self._forget(last=set(services) <= {self._service})
-        self._agent.run("rm", "-rf", self._state)
-        if self._service not in services:
-            return []
-        self._agent.remove(self._file, *self._pair_files(None))
         self._reload(expect="")
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import docker
 import pytest
-from aftermath import GENTLE, things
+from aftermath import GENTLE, Followed, things
 from evidence import log
 from harness import FULL, REPOSITORY, Make, Ran, TestService, eventually
 from killing import MOMENTS, changes
@@ -381,6 +381,23 @@ def test_a_first_deploy_that_was_killed_on_an_empty_host_is_taken_up_by_the_next
         log(f"{image}: first deploy killed {moment}: {served or 'nothing'} served, then v1 and v2 deployed")
         service.ok("down", "--yes")
         assert things(engine, service) == set(), moment
+
+
+def test_what_the_engine_still_does_for_a_run_that_was_killed_is_waited_for(
+    make_service: Make, engine: docker.DockerClient
+) -> None:
+    """A name that is not free yet, and a container that only was to print something."""
+    service = make_service()
+    late = engine.containers.create("nginx:stable", name=f"{service.name}-blue-1", labels={"bluegreen.test": "1"})
+    look = engine.containers.create(
+        "nginx:stable", ["true"], labels={"bluegreen.once": service.name, "bluegreen.test": "1"}
+    )
+    deploy = Followed(service, "deploy", "v1")
+    deploy.until("start", "started")
+    eventually(lambda: not engine.containers.list(all=True, filters={"id": look.id}, ignore_removed=True), "it stays")
+    late.remove(force=True)
+    assert deploy.end().code == 0
+    assert service.live() == "v1"
 
 
 def test_the_moments_of_the_samples_are_described_as_the_killer_describes_them() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,14 +242,15 @@ def test_an_interrupt_at_any_point_before_the_commit_is_undone_and_after_it_chan
         settled(world)
 
 
-def test_a_second_ctrl_c_does_not_stop_the_undo() -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_does_not_stop_the_undo(second: signal.Signals) -> None:
     job = JOBS[2]
     points = job.points()
     verify = points.index("get")
 
     def twice(number: int, name: str) -> None:
         if number >= verify:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT if number == verify else second)
 
     world = job.world()
     before = world.truth("shop")
@@ -256,6 +258,21 @@ def test_a_second_ctrl_c_does_not_stop_the_undo() -> None:
     with pytest.raises(Interrupted):
         job.go(world)
     assert world.truth("shop") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_pulls_the_proxys_image_can_be_interrupted(number: signal.Signals) -> None:
+    world = World().has("v1")
+
+    def pull(reference: str) -> None:
+        signal.raise_signal(number)
+        pytest.fail("it was waited for to the end")
+
+    started = service(world)
+    started.client = SimpleNamespace(images=SimpleNamespace(pull=pull))
+    with pytest.raises(Interrupted):
+        started.deploy("v1", OPTIONS, quiet)
+    assert world.truth("shop") == World().truth("shop")
 
 
 def test_signals_go_where_they_went_before_once_a_run_is_over() -> None:
