@@ -193,11 +193,11 @@ class Start(Step):
         run.made_network = not run.observed.slots  # should it end half way
         run.made_network = run.runtime.prepare()
         run.made_proxy = not run.observed.proxy.exists
+        run.proxy.boot([run.runtime.network])
         idle = run.observed.slots.get(run.plan.colour)
         if idle and idle.running:  # a run that ended before its drain may have left it at work
             endpoints = [replica.endpoint for replica in idle.replicas if replica.running]
             drain(run.proxy, endpoints, timeout=run.settings.retire.drain_timeout, progress=run.progress(self.name))
-        run.proxy.boot([run.runtime.network])
         replicas = run.runtime.start(run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before)
         return ", ".join(replica.name for replica in replicas)
 
@@ -516,7 +516,8 @@ def _end(
 ) -> list[str]:
     """Nothing is in flight to the idle colour, it gets no request any more, and what the run started there is gone."""
     standing = [each.endpoint for each in runtime.replicas(colour) if each.running]
-    drain(proxy, standing, timeout=settings.retire.drain_timeout)
+    if standing and proxy.observe().running:  # without a proxy there is no traffic
+        drain(proxy, standing, timeout=settings.retire.drain_timeout)
     if record:
         proxy.commit(record)
     return runtime.remove(colour, run=run)

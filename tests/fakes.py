@@ -16,6 +16,7 @@ from bluegreen.model import Colour, Endpoint, Image, ProxyState, Release, Replic
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings, parse
 
 READS = frozenset(
@@ -481,6 +482,8 @@ class FakeProxy:
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("in_flight"):
+            if self._world.proxy is None or not self._world.proxy_running:
+                raise SessionEnded(f"{self.name} does not run")
             return self._world.at_work(*endpoints)
 
     def websockets(self, endpoints: Sequence[Endpoint]) -> int:

@@ -161,9 +161,10 @@ class Life(RuleBasedStateMachine):
         except (BluegreenError, APIError):
             event("failed")
             assert self.host.live() == (self.stable or before) or self.harmed or fail is not None, command
+            self._settle()
         else:
             event(receipt["result"])
-            self.harmed = self.harmed and self._is_harmed()
+            self.harmed = self._is_harmed()  # a rollback may go back to what has lost a replica meanwhile
             live = self.host.live()
             assert live == (wanted or live) or self.harmed, f"{command}: {live}, not {wanted}"
             if not receipt["leftover"] and not self.harmed:
