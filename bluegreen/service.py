@@ -298,6 +298,7 @@ class Service:
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
                 observed = look()
                 if recovery_suffices and observed.live and observed.live.colour is before:
+                    self._finish(observed, lock, tell)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return receipt(self.settings.service, run_id, plan, "done", self.events, probe=kind)

@@ -573,6 +573,20 @@ def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:
     assert {each.release.name for each in world.standing("shop")} == {"v3"}
 
 
+def test_a_rollback_that_ends_a_killed_run_also_removes_what_the_run_before_that_had_left() -> None:
+    world = a_world("v1")
+    job = JOBS[2]
+    removal = len(job.points()) - 1 - job.points()[::-1].index("remove")
+    world.at = at(removal, raising(APIError("the engine is tired")))
+    assert job.go(world)["leftover"]
+    world.at = lambda number, name: raising(Crash())() if name == "start:not-kept" else None
+    with pytest.raises(Crash):
+        service(world).deploy("v3", OPTIONS, quiet)
+    world.at = lambda number, name: None
+    assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v2"
+    assert {each.release.name for each in world.standing("shop")} == {"v2"}
+
+
 @pytest.mark.parametrize("checks", range(10))
 def test_a_run_whose_lock_is_lost_stops_before_its_next_step(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = a_world("v1")

@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
         other.world.proxy_running = other.world.proxy is not None  # as it will be, whatever became of it
         status = other.status()
         wanted = status["rollback"]["release"]
-        if status["unfinished"] and self.stable:
+        if status["unfinished"]:
             wanted = self.stable  # what was live before the run that was killed, and never what was before that
         if self.harmed:
             wanted = None  # it depends on what is whole
@@ -176,6 +176,8 @@ class Life(RuleBasedStateMachine):
         carried = (self.world.proxy or {}).get("shop")
         if carried is None or carried.record.committed:
             self.stable = self.host.live()
+        elif self.harmed:
+            self.stable = None  # the command may have committed the run before it, and died in its own
 
     def _lost(self, endpoint: Any) -> None:
         """A replica is gone, and with it the uploads to it."""
@@ -207,7 +209,7 @@ def test_whatever_happens_the_rules_hold_and_a_deploy_converges(
             max_examples=1000 if FULL else 40,
             stateful_step_count=30 if FULL else 15,
             deadline=None,
-            report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate],
+            report_multiple_bugs=False, phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
