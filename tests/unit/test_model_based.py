@@ -158,6 +158,7 @@ class Life(RuleBasedStateMachine):
             event("a person is needed")
             assert self.harmed or fail is not None
             self.harmed = self.harmed or self._is_harmed()
+            self._settle()
         except (BluegreenError, APIError):
             event("failed")
             assert self.host.live() == (self.stable or before) or self.harmed or fail is not None, command
