@@ -100,8 +100,14 @@ def goes_forward(observed: Observed) -> bool:
 
 
 def leftover(settings: Settings, observed: Observed) -> Slot | None:
-    """What a run that ended after its commit should have removed and did not."""
-    return observed.idle if settings.retire.old == "remove" and not observed.unfinished else None
+    """What a run that ended after its commit should have removed and did not.
+
+    That is what the last switch came from. Anything else may serve at another address, by another proxy.
+    """
+    idle, record = observed.idle, observed.proxy.record
+    if settings.retire.old != "remove" or observed.unfinished or not (idle and record):
+        return None
+    return idle if record.from_colour is idle.colour else None
 
 
 def first(settings: Settings, observed: Observed) -> str:

@@ -352,6 +352,13 @@ def test_what_comes_first_is_told_in_words(observed: Observed, words: str) -> No
     assert first(SETTINGS, observed) == words
 
 
+def test_what_may_serve_by_another_proxy_is_not_left_over() -> None:
+    """As when proxy.listen was changed: the first switch at the new address came from nothing."""
+    record = SwitchRecord(2, "run-2", None, GREEN, committed=True)
+    observed = seen(slot(BLUE, "v1", 1, kept=True), V2, colour=GREEN, number=2)
+    assert leftover(SETTINGS, replace(observed, proxy=replace(observed.proxy, record=record))) is None
+
+
 def test_a_standby_that_is_wanted_is_not_left_over() -> None:
     assert leftover(STANDBY, seen(slot(BLUE, "v1", 1), V2, colour=GREEN, number=2)) is None
 
