@@ -19,7 +19,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Release
 from bluegreen.settings import Settings
 
-STRIDE = 1 if FULL else 11
+STRIDE = 1 if FULL else 29
 """How many points lie between two second kills."""
 
 
@@ -129,15 +129,15 @@ def test_after_a_kill_anywhere_status_is_true_and_any_next_command_converges(set
                 assert status["live"], where
             if case.committed(at):
                 assert (status["live"]["release"], status["unfinished"]) == (case.new, None), where
-            for command in NEXT:
+            for command in NEXT if FULL else (NEXT[at % len(NEXT)],):
                 follow(case, killed.fork(), at, command, f"{where}, then {command}")
                 count += 1
-    assert count > 500
+    assert count > 120
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_after_a_kill_of_the_command_that_recovers_the_next_one_converges(settings: Settings) -> None:
-    """Twice killed: at every point (some, in the quick run) of what follows a kill at every point."""
+    """Twice killed: at every point (some, unless this is the soak) of what follows a kill at every point."""
     count = 0
     for case in cases(settings):
         for first in range(len(case.points)):
@@ -155,7 +155,7 @@ def test_after_a_kill_of_the_command_that_recovers_the_next_one_converges(settin
                 third = NEXT[second // STRIDE % len(NEXT)].replace("the same", case.command)
                 converges(twice, third, where)
                 count += 1
-    assert count > 100
+    assert count > 50
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
