@@ -71,6 +71,7 @@ def request_to_engine(method: str, url: str) -> str:
     path, _, query = url.partition("?")
     name = re.search(r"name=[^&]*?-(lock|blue|green|proxy)\b", query)
     path = ID.sub("ID", re.sub(r"^/v[0-9.]+", "", path))
+    path = re.sub(r"bluegreen-(proxy|net|edge)-[^/]+", lambda found: found[1].upper(), path)
     return f"{method} {path}{' ' + name[1] if name else ''}"
 
 
