@@ -43,6 +43,9 @@ SAMPLE = [
 """A run that had only begun, one that was starting its containers, one that had switched, one that was committed."""
 
 RECOVERING = ["after 1 agent write /bluegreen/state/SERVICE/record"]
+EVERY = int(os.environ.get("BLUEGREEN_KILLS_EVERY", "1"))
+"""In the soak: every so many of all the moments are tried, for a shorter one."""
+
 RANDOM = 30 if FULL else 1
 FIRST_SAMPLE = ["before 1 PUT /containers/ID/archive", "before 1 agent run nginx -s reload -c /bluegreen/nginx.conf"]
 PER_LOAD = 50
@@ -328,7 +331,9 @@ def at_the_events(series: Series) -> None:
     for word in ("deploy", "rollback"):
         moments = SAMPLE if word == "deploy" else SAMPLE[2:3]
         if FULL:  # a switch to green does other things than one to blue
-            moments = union([series.place.moments(series.command(word), every=True) for _ in range(2)])
+            found = union([series.place.moments(series.command(word), every=True) for _ in range(2)])
+            moments = found[::EVERY]
+            log(f"{series.way}: {len(moments)} of {len(found)} moments of a {word}")
         for moment in moments:
             if not any(series.kill(word, moment) for _ in range(ENDLESS)):
                 series.missed.append(moment)
@@ -353,7 +358,7 @@ def of_the_command_that_recovers(series: Series) -> None:
     if FULL:
         assert series.place.killed(series.command("deploy"), first)
         series.place.lock_is_free()
-        recovering = series.place.moments(f"deploy {others(series.live())[-1]}", every=False)
+        recovering = series.place.moments(f"deploy {others(series.live())[-1]}", every=False)[::EVERY]
     for moment in recovering:
         if not any(series.kill("deploy", first, again=moment) for _ in range(ENDLESS)):
             series.missed.append(moment)
