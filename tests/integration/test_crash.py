@@ -28,6 +28,7 @@ from killing import MOMENTS, changes
 from load import Load
 
 from bluegreen.lock import Lock
+from bluegreen.proxies.templates import unsealed
 from bluegreen.service import Service
 from bluegreen.settings import load
 
@@ -140,7 +141,7 @@ class Elsewhere:
         mine = (self.here.name, f"-{self.here.port}")
         assert [each.name for each in strays if each.labels["bluegreen.once"].endswith(mine)] == [], where
         file = self._in_proxy("sh", "-c", f"cat /bluegreen/services/{self.here.name}.c*")
-        assert file == self.asked(Service.render_proxy), where
+        assert unsealed(file) == self.asked(Service.render_proxy), where
         files = self._in_proxy("ls", "-aR", "/bluegreen").split()
         assert [each for each in files if each.endswith(".new")] == [], f"{where}: half-written"
         state = self._in_proxy("ls", f"/bluegreen/state/{self.here.name}").split()
