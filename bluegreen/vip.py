@@ -186,7 +186,8 @@ class Vip:
         if container is not None and container.status == "running":
             words = container.exec_run(["cat", *paths]).output.decode(errors="replace")
         else:
-            words = self._once(self._settings.proxy.image, ["cat", *paths])[1]
+            here = self._client.images.list(self.vip.image)
+            words = self._once(self.vip.image if here else self._settings.proxy.image, ["cat", *paths])[1]
         return parse_view(words)
 
     def _container(self) -> Any | None:
