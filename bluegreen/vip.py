@@ -31,9 +31,9 @@ OLDEST = (2, 0)
 _ADDRESSES = ("/proc/net/fib_trie", "/proc/net/if_inet6")
 _NONLOCAL = "/proc/sys/net/ipv{family}/ip_nonlocal_bind"
 _STATE = re.compile(r"Entering (MASTER|BACKUP|FAULT) STATE")
+_BEGINS = re.compile(r"^.*(?:Starting Keepalived|Reloading).*$", re.MULTILINE)
 _COMPLAINT = re.compile(
-    r"^.*(?:auth|password|checksum|VRID|ip number count|advertisement interval|not present|invalid).*$",
-    re.IGNORECASE | re.MULTILINE,
+    r"^.*(?:invalid passwd|mismatch|unexpected ip number|not present in|Couldn't set).*$", re.MULTILINE
 )
 
 
@@ -145,7 +145,7 @@ class Vip:
         log = container.logs(tail=1000).decode(errors="replace") if container else ""
         held = self.vip.ip in view.addresses
         states = _STATE.findall(log)
-        complaints = _COMPLAINT.findall(log)
+        complaints = _COMPLAINT.findall(log, max((match.end() for match in _BEGINS.finditer(log)), default=0))
         valid = node and node <= len(self.vip.priorities)
         return {
             "name": self.name,
@@ -270,7 +270,9 @@ class Vip:
             labels=labels,
             network_mode="host",
             cap_drop=["ALL"],
-            cap_add=["NET_ADMIN", "NET_RAW"],
+            # The first two are its work. Without the third it can't drop groups before it runs the check of the proxy,
+            # and then takes the check, which never ran, for passed (seen with 2.2.7).
+            cap_add=["NET_ADMIN", "NET_RAW", "SETGID"],
             security_opt=["no-new-privileges"],
             read_only=True,
             tmpfs={"/run": "", "/tmp": ""},  # noqa: S108

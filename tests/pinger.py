@@ -1,6 +1,6 @@
 """A client of a shared address: pings it and requests it ten times a second, never twice the same, and counts.
 
-Runs alone (`python3 -c`), in a container beside the hosts. Ends at SIGTERM with what it counted, as JSON.
+Runs alone (`python3 -c`), in a container beside the hosts. Says who answers, and at SIGTERM what it counted, as JSON.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Requests:
     def __init__(self, address: str) -> None:
         self.address = address
         self.answers: list[str] = []
+        self.last = ""
         self.threads: list[threading.Thread] = []
 
     def send(self) -> None:
@@ -81,7 +82,10 @@ class Requests:
         connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/", headers={"Connection": "close"})
-            self.answers[number] = connection.getresponse().read().decode().strip()
+            answer = self.answers[number] = connection.getresponse().read().decode().strip()
+            if answer != self.last:
+                self.last = answer
+                print("answers", answer, flush=True)
 
 
 def longest(missing: list[bool]) -> int:
@@ -108,7 +112,6 @@ def main(address: str) -> None:
     pings, requests = Pings(address), Requests(address)
     receiver = threading.Thread(target=pings.receive, args=(done,), daemon=True)
     receiver.start()
-    print("started", flush=True)
     due = time.monotonic()
     while not stop.is_set():
         pings.send()

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,27 @@ class Pair:
     """The hosts' own addresses."""
     directory: Path
 
-    def bluegreen(self, node: int, vip: str) -> TestService:
+    def bluegreen(self, node: int, vip: str, interface: str = "eth0") -> TestService:
         """The command with the engine of a node, and these settings of the pair."""
         directory = self.directory / f"command-{next(_numbers)}"
         directory.mkdir()
         service = TestService(f"{PREFIX}-vip", directory, 80, {"DOCKER_HOST": self.hosts[node - 1].tcp})
         (directory / "bluegreen.toml").write_text(
             f'service = "{service.name}"\n[app]\nport = 9000\n[proxy]\nlisten = "0.0.0.0:80"\n'
-            f'[vip]\naddress = "{self.address}"\ninterface = "eth0"\n{vip}\n'
+            f'[vip]\naddress = "{self.address}"\ninterface = "{interface}"\n{vip}\n'
         )
         return service
 
     def boot(self, vip: str) -> list[str]:
-        """Keepalived runs with these settings on both; what the commands said."""
-        return [self.bluegreen(node, vip).ok("vip", "boot", "--node", str(node)).out for node in (1, 2)]
+        """Keepalived runs with these settings on both, and node 1 answers; what the commands said."""
+        said = [self.bluegreen(node, vip).ok("vip", "boot", "--node", str(node)).out for node in (1, 2)]
+        self.answered_by(1)
+        return said
+
+    def started(self, node: int) -> str:
+        """When Keepalived on the node was started."""
+        with self.hosts[node - 1].engine() as client:
+            return client.containers.get(f"bluegreen-vip-{self.address}").attrs["State"]["StartedAt"]
 
     def answers(self) -> str:
         """Who answers at the address just now; empty if nobody does."""
@@ -73,14 +80,9 @@ class Pair:
     def answered_by(self, node: int) -> None:
         eventually(lambda: self.answers() == f"node{node}", f"node {node} answers at {self.address}", timeout=120)
 
-    def said(self, node: int) -> str:
-        """What Keepalived on the node has said."""
-        with self.hosts[node - 1].engine() as client:
-            return client.containers.get(f"bluegreen-vip-{self.address}").logs().decode()
-
     @contextlib.contextmanager
-    def client(self, what: str) -> Iterator[dict[str, Any]]:
-        """A client is at work inside; afterwards what it counted is there and in the log."""
+    def client(self, what: str) -> Iterator[Client]:
+        """A client is at work inside, served by node 1 at first; afterwards what it counted is there and in the log."""
         container = self.engine.containers.run(
             "bluegreen-lab/host",
             ["-c", PINGER, self.address],
@@ -89,15 +91,30 @@ class Pair:
             labels={"bluegreen.test": PREFIX},
             detach=True,
         )
-        counted: dict[str, Any] = {}
+        client = Client(container)
         try:
-            eventually(lambda: b"started" in container.logs(), "the client runs")
-            yield counted
+            client.answered_by(1)
+            yield client
             container.stop(timeout=60)
-            counted |= json.loads(container.logs().decode().splitlines()[-1])
-            log(f"vip: {what}: {json.dumps(counted)}")
+            client.counted = json.loads(container.logs().decode().splitlines()[-1])
+            log(f"vip: {what}: {json.dumps(client.counted)}")
         finally:
             container.remove(force=True)
+
+
+@dataclass
+class Client:
+    """What pings the shared address and requests it, in a container of its own."""
+
+    container: Any
+    counted: dict[str, Any] = field(default_factory=dict)
+
+    def answered_by(self, node: int) -> None:
+        def last() -> bool:
+            said = [line for line in self.container.logs().decode().splitlines() if line.startswith("answers ")]
+            return said[-1:] == [f"answers node{node}"]
+
+        eventually(last, f"node {node} answers the client", timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -134,38 +151,101 @@ def own_network(engine: docker.DockerClient) -> tuple[Any, str]:
 
 def test_a_master_that_stops_hands_the_address_over_and_takes_it_back(pair: Pair) -> None:
     pair.boot(SECONDS)
-    pair.answered_by(1)
-    with pair.client("MASTER shut down and started again") as counted:
+    with pair.client("MASTER shut down and started again") as client:
         pair.hosts[0].container.stop(timeout=30)
-        pair.answered_by(2)
+        client.answered_by(2)
         pair.hosts[0].container.start()
-        pair.answered_by(1)
-    assert counted["turns"] == ["node1", "node2", "node1"]
-    assert "received priority 0" in pair.said(2)  # it did not have to wait for three adverts in vain
+        client.answered_by(1)
+    handed_over(client, back=True)
 
 
 def test_a_keepalived_that_is_stopped_and_started_gives_the_address_and_gets_it_back(pair: Pair) -> None:
     pair.boot(SECONDS)
-    pair.answered_by(1)
-    with pair.hosts[0].engine() as client:
-        keepalived = client.containers.get(f"bluegreen-vip-{pair.address}")
-        with pair.client("keepalived stopped and started on MASTER") as counted:
+    with pair.hosts[0].engine() as engine:
+        keepalived = engine.containers.get(f"bluegreen-vip-{pair.address}")
+        with pair.client("keepalived stopped and started on MASTER") as client:
             keepalived.stop()
-            pair.answered_by(2)
+            client.answered_by(2)
             keepalived.start()
-            pair.answered_by(1)
-    assert counted["turns"] == ["node1", "node2", "node1"]
+            client.answered_by(1)
+    handed_over(client, back=True)
 
 
 def test_the_address_returns_by_itself_once_the_network_of_the_master_is_back(pair: Pair) -> None:
     pair.boot(SECONDS)
-    pair.answered_by(1)
-    before = pair.said(1)
-    with pair.client("network of MASTER cut and restored") as counted:
+    started = pair.started(1)
+    with pair.client("network of MASTER cut and restored") as client:
         # As ifdown does it, addresses and all.
         pair.hosts[0].sh("ip link set eth0 down; ip addr flush dev eth0")
-        pair.answered_by(2)
+        client.answered_by(2)
         pair.hosts[0].sh(f"ip link set eth0 up; ip addr add {pair.own[0]}/24 dev eth0")
-        pair.answered_by(1)
-    assert counted["turns"] == ["node1", "node2", "node1"]
-    assert pair.said(1).startswith(before)  # nobody started it anew
+        client.answered_by(1)
+    assert client.counted["turns"] == ["node1", "node2", "node1"]
+    assert pair.started(1) == started  # by itself
+
+
+def test_version_3_takes_over_from_a_dead_master_and_without_preempt_keeps_the_address(pair: Pair) -> None:
+    peers = f'version = 3\nadvert = "100ms"\npreempt = false\npeers = {json.dumps(pair.own)}'
+    pair.boot(SECONDS)
+    started = pair.started(1)
+    assert ["has loaded its new file" in words for words in pair.boot(peers)] == [True, True]
+    assert ["unchanged" in words for words in pair.boot(peers)] == [True, True]
+    assert pair.started(1) == started
+    with pair.client("MASTER killed, version 3, an advert every 100 ms, no preempt") as client:
+        pair.hosts[0].container.kill()
+        client.answered_by(2)
+        pair.hosts[0].container.start()
+        one, two = pair.bluegreen(1, peers), pair.bluegreen(2, peers)
+        eventually(lambda: state(one).get("state") == "BACKUP", "node 1 is there again, as BACKUP", timeout=120)
+    handed_over(client, back=False)
+    holder = {"held": True, "state": "MASTER", "node": 2, "priority": 100, "current": True, "complaint": None}
+    assert holder.items() <= state(two).items()
+    assert not state(one)["held"]
+
+
+def test_a_dead_proxy_moves_the_address_and_a_reload_does_not(pair: Pair) -> None:
+    pair.boot(SECONDS)
+    one = pair.hosts[0]
+    with pair.client("MASTER's proxy reloaded ten times, then stopped and started") as client:
+        for _ in range(10):
+            one.sh("nginx -c /etc/nginx/vip.conf -s reload; sleep 0.2")
+        one.sh("nginx -c /etc/nginx/vip.conf -s stop")
+        client.answered_by(2)
+        [finding] = [
+            each for each in pair.bluegreen(1, SECONDS).run("doctor", "--json").json() if each["check"] == "vip"
+        ]
+        one.sh("nginx -c /etc/nginx/vip.conf")
+        client.answered_by(1)
+    assert client.counted["turns"] == ["node1", "node2", "node1"]
+    assert finding["level"] == "warning"
+    assert "FAULT" in finding["what"]
+    assert "the proxy does not answer" in finding["why"]
+
+
+def test_nothing_is_changed_by_what_the_host_can_not_do_and_a_removed_node_hands_over(pair: Pair) -> None:
+    pair.boot(SECONDS)
+    started = pair.started(1)
+    refused = pair.bluegreen(1, SECONDS, interface="eth9").run("vip", "boot")
+    assert refused.code == 1
+    assert "this host has no eth9, and nothing was changed; it has docker0, eth0" in refused.err
+    pair.answered_by(1)
+    assert pair.started(1) == started
+    one = pair.bluegreen(1, SECONDS)
+    assert one.ok("vip", "remove").out.splitlines() == [
+        f"removed {kind} bluegreen-vip-{pair.address}" for kind in ("container", "volume")
+    ]
+    pair.answered_by(2)
+    assert state(one) == state(one) | {"exists": False, "held": False, "node": 0}
+    assert "which of the nodes is this?" in one.run("vip", "boot").err
+
+
+def handed_over(client: Client, *, back: bool) -> None:
+    """The address went over without three adverts, of a second each, being waited for: that alone would cost 36 pings."""
+    assert client.counted["turns"] == ["node1", "node2", "node1"][: 3 if back else 2]
+    assert client.counted["pings_lost_in_a_row"] < 25
+
+
+def state(service: TestService) -> dict[str, Any]:
+    """What `vip status` says; nothing where no engine answers."""
+    ran = service.run("vip", "status", "--json")
+    return ran.json() if ran.code == 0 else {}
