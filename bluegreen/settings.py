@@ -1208,7 +1208,7 @@ class VipTable(Table):
         default=(200, 100),
         description="Of each node, from 1 to 254: of those that live, the highest holds the address.",
     )
-    version: Literal[2, 3] = Field(default=2, description="The version of VRRP.")
+    version: Literal[2, 3] = Field(default=2, validate_default=True, description="The version of VRRP.")
     advert: Annotated[Duration, _between("10ms", "255s")] = Field(
         default=1.0,
         description="How often the holder says that it lives. After three in vain the next takes over."

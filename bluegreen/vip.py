@@ -134,7 +134,8 @@ class Vip:
             container.kill("HUP")
         else:
             container.start()
-        self._stays_up(container)
+            container.reload()
+        self._stays_up(container, container.attrs["State"]["StartedAt"])
         return f"{self.name} {done}"
 
     def status(self) -> dict[str, Any]:
@@ -284,10 +285,8 @@ class Vip:
         container.put_archive(ROOT, _tar(FILE, text))
         return container
 
-    def _stays_up(self, container: Any) -> None:
-        """Raises Failed if it has ended, or was started again, within a second."""
-        container.reload()
-        started = container.attrs["State"]["StartedAt"]
+    def _stays_up(self, container: Any, started: str) -> None:
+        """Raises Failed if within a second it has ended, or was started anew."""
         time.sleep(1)
         container.reload()
         if container.status != "running" or container.attrs["State"]["StartedAt"] != started:
@@ -306,7 +305,7 @@ def parse_view(words: str) -> View:
     found = {match[1] for match in re.finditer(r"\|-- (\S+)\n\s+/32 host LOCAL", words)}
     for match in re.finditer(r"^([0-9a-f]{32}) [0-9a-f]{2} ", words, re.MULTILINE):
         found.add(str(ipaddress.IPv6Address(int(match[1], 16))))
-    interfaces = frozenset(re.findall(r"^\s*([^\s:|]+):\s+\d+", words, re.MULTILINE))
+    interfaces = frozenset(re.findall(r"^\s*([^\s:|]+):\s*\d+ ", words, re.MULTILINE))
     last = words.strip().rpartition("\n")[2].strip()
     return View(frozenset(found), interfaces, last == "1")
 

@@ -21,6 +21,10 @@ from evidence import log
 from harness import PREFIX, TestService, eventually
 from hosts import Host, running_host
 
+from bluegreen.proxies.container import _archive as archive
+from bluegreen.settings import parse
+from bluegreen.vip import render
+
 IMAGE = "bluegreen-lab/keepalived:latest"
 PINGER = (Path(__file__).parents[1] / "pinger.py").read_text()
 
@@ -211,12 +215,11 @@ def test_a_dead_proxy_moves_the_address_and_a_reload_does_not(pair: Pair) -> Non
             one.sh("nginx -c /etc/nginx/vip.conf -s reload; sleep 0.2")
         one.sh("nginx -c /etc/nginx/vip.conf -s stop")
         client.answered_by(2)
-        [finding] = [
-            each for each in pair.bluegreen(1, SECONDS).run("doctor", "--json").json() if each["check"] == "vip"
-        ]
+        findings = pair.bluegreen(1, SECONDS).run("doctor", "--json").json()
         one.sh("nginx -c /etc/nginx/vip.conf")
         client.answered_by(1)
     assert client.counted["turns"] == ["node1", "node2", "node1"]
+    [finding] = [each for each in findings if each["check"] == "vip"]
     assert finding["level"] == "warning"
     assert "FAULT" in finding["what"]
     assert "the proxy does not answer" in finding["why"]
@@ -239,8 +242,41 @@ def test_nothing_is_changed_by_what_the_host_can_not_do_and_a_removed_node_hands
     assert "which of the nodes is this?" in one.run("vip", "boot").err
 
 
+def test_keepalived_takes_every_file_that_is_rendered_without_a_word(engine: docker.DockerClient) -> None:
+    least = {"address": "192.168.100.250", "interface": "eth1"}
+    ipv6 = least | {"version": 3, "address": "fd00::250/64", "peers": ["fd00::1", "fd00::2"]}
+    pairs = [
+        least,
+        least | {"auth_pass": "1010", "router_id": 255, "priorities": [254, 253], "preempt": False},
+        least | {"address": "10.0.0.250/24", "advert": 255, "auth_pass": "_.,:@%+="},
+        least | {"auth_pass": "/^~*?&-x", "peers": ["192.168.100.11", "192.168.100.12"]},
+        least | {"version": 3, "advert": "10ms", "priorities": [3, 1, 2]},
+        least | {"version": 3, "advert": 40.95, "peers": ["192.168.100.11", "192.168.100.12"], "preempt": False},
+        ipv6,
+    ]
+    proxies = ["0.0.0.0:80", "[::]:80", "192.168.100.250:80", "[fd00::250]:80", "10.1.2.3:65535"]
+    files = {}
+    for number, (vip, listen) in enumerate(itertools.product(pairs, proxies)):
+        settings = parse({"service": "shop", "app": {"port": 9000}, "proxy": {"listen": listen}, "vip": vip})
+        for node in range(1, len(settings.vip.priorities) + 1):
+            files[f"{number}-{node}"] = render(settings, node)
+    files["wrong"] = files["0-1"].replace("advert_int", "advert")
+    files["cut"] = files["5-1"].replace("1010", "123456789")
+    script = 'cd /files; for file in *; do keepalived -t -f "$file" || echo "refused $file"; done'
+    container = engine.containers.create(IMAGE, ["sh", "-c", script], labels={"bluegreen.test": PREFIX})
+    try:
+        container.put_archive("/", archive({f"files/{name}": text for name, text in files.items()}))
+        container.start()
+        container.wait()
+        said = container.logs().decode().splitlines()
+    finally:
+        container.remove(force=True)
+    assert [line for line in said if line.startswith("refused")] == ["refused cut", "refused wrong"]
+    assert all(line.startswith(("(cut:", "(wrong:", "refused ")) for line in said), said
+
+
 def handed_over(client: Client, *, back: bool) -> None:
-    """The address went over without three adverts, of a second each, being waited for: that alone would cost 36 pings."""
+    """The address went over without a wait for three adverts of a second each, which alone would cost 36 pings."""
     assert client.counted["turns"] == ["node1", "node2", "node1"][: 3 if back else 2]
     assert client.counted["pings_lost_in_a_row"] < 25
 
