@@ -52,12 +52,12 @@ def render(settings: Settings, node: int = 1) -> str:
     if not 1 <= node <= len(vip.priorities):
         raise UsageError(f"there is no node {node}: vip.priorities has {len(vip.priorities)}")
     return render_template(
-        "keepalived.conf.j2", vip=vip, node=node, advert=f"{vip.advert:g}", check=check_command(settings)
+        "keepalived.conf.j2", vip=vip, node=node, advert=f"{vip.advert:g}", check=check_command(settings, node)
     )
 
 
-def check_command(settings: Settings) -> str:
-    """What asks whether the proxy of the same host answers; it ends with 0 if so.
+def check_command(settings: Settings, node: int = 1) -> str:
+    """What asks whether the proxy of the node answers, run on it; it ends with 0 if so.
 
     It is Perl alone, without a `$` or a quote, as Keepalived reads those in its file in its own way.
     """
@@ -67,7 +67,9 @@ def check_command(settings: Settings) -> str:
         listening = f" {_as_in_proc(vip.ip)}:{proxy.port:04X} 0+:0000 0A "
         source = "/proc/net/tcp6" if ":" in vip.ip else "/proc/net/tcp"
         return f"/usr/bin/perl -e 'grep(/{listening}/,<>)||exit 1' {source}"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(proxy.address, proxy.address)  # noqa: S104
+    # A node that lost its own address still sends adverts by unicast, but no answer gets to a client.
+    own = vip.peers[node - 1] if vip.peers else ""
+    host = {"0.0.0.0": own or "127.0.0.1", "::": own or "::1"}.get(proxy.address, proxy.address)  # noqa: S104
     six = "6" if ":" in host else ""
     address = f"pack_sockaddr_in{six}({proxy.port},inet_pton(AF_INET{six},q({host})))"
     asked = f"socket(S,PF_INET{six},SOCK_STREAM,0)&&connect(S,{address})"

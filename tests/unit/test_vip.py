@@ -132,6 +132,12 @@ def test_the_check_asks_the_proxy_of_its_own_node(proxy: dict[str, Any], words: 
     assert not re.search(r'["$!#]', command)
 
 
+def test_with_peers_the_check_needs_the_nodes_own_address() -> None:
+    settings = having({"listen": "0.0.0.0:80"}, peers=["10.0.0.1", "10.0.0.2"])
+    assert "q(10.0.0.2)" in check_command(settings, 2)
+    assert "q(10.0.0.2)" in render(settings, 2)
+
+
 def test_an_ipv6_address_that_the_proxy_alone_listens_on_is_looked_for_as_the_kernel_prints_it() -> None:
     command = check_command(having({"listen": "[fd00::250]:443"}, address="fd00::250", version=3))
     assert "/ 000000FD000000000000000050020000:01BB 0+:0000 0A /" in command
