@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker
@@ -21,6 +22,8 @@ from evidence import log
 from harness import FULL, PREFIX, TestService, eventually
 from hosts import Host, running_host
 
+from bluegreen import doctor
+from bluegreen.doctor import Finding
 from bluegreen.proxies.container import _archive as archive
 from bluegreen.settings import parse
 from bluegreen.vip import render
@@ -243,6 +246,34 @@ def test_a_dead_proxy_moves_the_address_and_a_reload_does_not(pair: Pair) -> Non
     assert finding["level"] == "warning"
     assert "FAULT" in finding["what"]
     assert "the proxy does not answer" in finding["why"]
+
+
+def test_a_proxy_bound_to_the_address_starts_on_the_other_node_only_as_doctor_says(pair: Pair) -> None:
+    pair.boot(TENTHS)
+    bound = f"events {{}} http {{ server {{ listen {pair.address}:81; }} }}"
+    starts = f"echo '{bound}' >/tmp/bound.conf; nginx -t -c /tmp/bound.conf 2>&1 || true"
+    two = pair.hosts[1]
+    try:
+        assert "Cannot assign requested address" in two.sh(starts)
+        [error, _] = doctor_of_vip(pair, two, f"{pair.address}:81")
+        assert (error.level, "ip_nonlocal_bind is off" in error.what) == ("error", True)
+        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=1")
+        assert "test is successful" in two.sh(starts)
+        [finding] = doctor_of_vip(pair, two, f"{pair.address}:81")
+    finally:
+        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=0")
+    assert "not held by this node; Keepalived 2" in finding.what
+    assert "as node 2, BACKUP" in finding.what
+    [error, _] = doctor_of_vip(pair, two, "127.0.0.1:81")
+    assert (error.level, error.why) == ("error", f"nothing would answer at {pair.address}")
+    assert error.mend == 'proxy.listen = "0.0.0.0:81"'
+
+
+def doctor_of_vip(pair: Pair, host: Host, listen: str) -> list[Finding]:
+    vip = {"address": pair.address, "interface": "eth0"}
+    settings = parse({"service": "shop", "app": {"port": 9000}, "proxy": {"listen": listen}, "vip": vip})
+    with host.engine() as client:
+        return list(doctor.vip(SimpleNamespace(client=client, settings=settings)))
 
 
 def test_nothing_is_changed_by_what_the_host_can_not_do_and_a_removed_node_hands_over(pair: Pair) -> None:
