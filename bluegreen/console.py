@@ -64,6 +64,10 @@ class Console:
         self.line("the proxy's config:" if plan.diff else "the proxy's config stays as it is")
         if plan.diff:
             self.line(indent(plain(plan.diff)))
+        if plan.edits:
+            refused = "; without --overwrite-edits it is refused" if plan.action == "deploy" else ""
+            self.line(f"a person has edited the proxy's files, which the {plan.action} would write over{refused}:")
+            self.line(indent(plain(plan.edits)))
         self.line("nothing was changed; another run may come first")
 
     def receipt(self, receipt: dict[str, Any]) -> None:
@@ -107,6 +111,8 @@ class Console:
             self.line(f"  sockets  {words}")
         for words in receipt["leftover"]:
             self.line(f"  leftover {words}; the next run takes it up")
+        for words in receipt["warnings"]:
+            self.line(f"  warning  {plain(words).partition(chr(10))[0]}; this changes nothing of the result")
 
     def status(self, status: dict[str, Any]) -> None:
         if self.as_json:
@@ -128,6 +134,9 @@ class Console:
         rollback = status["rollback"]
         ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
         self.line(f"  rollback {ready}: {rollback['why']}")
+        if proxy["edits"]:
+            self.line("  edited   by a person: the proxy's files, over which a deploy does not write by itself:")
+            self.line(indent(plain(proxy["edits"]), "           "))
         if status["unfinished"]:
             self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
         if status["lock"]:

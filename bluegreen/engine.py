@@ -10,10 +10,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+import requests
+
 from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
 from bluegreen.lock import Lock
 from bluegreen.model import Event
-from bluegreen.steps import RECIPES, Run, Step
+from bluegreen.runtimes.session import SessionEnded
+from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
+
+PATIENCE = 60.0
+"""Seconds for which an engine that went away is waited for; a restart takes 1 to 30, with all containers to stop."""
+
+AWAY = (requests.ConnectionError, requests.Timeout, SessionEnded)
+"""What comes of asking an engine that is about to end, though it may still answer the next call."""
+
+LOOK = 0.5
+"""Seconds between two looks whether it is back."""
 
 
 class Interrupts:
@@ -31,12 +43,16 @@ class Interrupts:
 
     def arm(self) -> None:
         """From now on one of them raises Interrupted, at once if it has come already."""
-        if self.noted:
-            raise Interrupted(f"interrupted by {self.noted}")
+        self.heed()
         self.armed = True
 
     def disarm(self) -> None:
         self.armed = False
+
+    def heed(self) -> None:
+        """Raises Interrupted if one of them has come."""
+        if self.noted:
+            raise Interrupted(f"interrupted by {self.noted}")
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, and raises Interrupted as soon as one of them comes."""
@@ -85,14 +101,28 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
         _undo(run, begun, error)
         raise
     for step in after:
+        if run.leftover and not isinstance(step, Hook):
+            continue
         try:
             lock.check()
             _perform(step, run)
         except Exception as error:  # the release is live: whatever goes wrong now is for the next run to clean up
             words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+            if isinstance(step, Hook):  # but no other run calls this one's hooks
+                run.warnings.append(words if step.name in words else f"{step.name}: {words}")
+                continue
             run.leftover.append(f"{step.name}: {words}")
             run.emit(Event(step.name, "leftover", run.runtime.name, detail=words))
-            return
+
+
+def call_on_failure(run: Run, result: str, reason: str) -> None:
+    """The hook on_failure has been called, if there is one; what goes wrong with it is told and changes nothing."""
+    if not OnFailure.describe(run.plan, run.settings, run.observed):
+        return
+    try:
+        _perform(OnFailure(result, reason), run)
+    except Exception as error:
+        run.warnings.append(error.message if isinstance(error, BluegreenError) else str(error))
 
 
 def _perform(step: Step, run: Run) -> None:
@@ -105,7 +135,8 @@ def _perform(step: Step, run: Run) -> None:
         words = error.message if isinstance(error, BluegreenError) else str(error) or type(error).__name__
         run.emit(Event(step.name, "failed", host, time.monotonic() - started, words))
         raise
-    run.emit(Event(step.name, "done", host, time.monotonic() - started, detail))
+    data = {"output": step.output} if step.output else {}
+    run.emit(Event(step.name, "done", host, time.monotonic() - started, detail, data))
 
 
 def _commit(run: Run) -> None:
@@ -117,13 +148,37 @@ def _commit(run: Run) -> None:
         run.witness.committed()
 
 
+def _undo_step(step: Step, run: Run, deadline: float) -> str:
+    """The step is undone. What fails because the engine is away is tried again when it is back, until the deadline."""
+    while True:
+        _await_engine(run, deadline)
+        try:
+            return step.undo(run)
+        except Exception as error:
+            lost = isinstance(error, AWAY) or not run.runtime.answers()
+            if not lost or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK)
+
+
+def _await_engine(run: Run, deadline: float) -> None:
+    """The engine answers, or has been waited for long enough."""
+    if time.monotonic() >= deadline or run.runtime.answers():
+        return
+    words = f"the Docker engine does not answer: waiting for it, {PATIENCE:g} s at most, to undo what was done"
+    run.emit(Event("undo", "progress", run.runtime.name, detail=words))
+    while time.monotonic() < deadline and not run.runtime.answers():
+        time.sleep(LOOK)
+
+
 def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
     failures = []
     host = run.runtime.name
+    deadline = time.monotonic() + PATIENCE
     for step in reversed(begun):
         started = time.monotonic()
         try:
-            detail = step.undo(run)
+            detail = _undo_step(step, run, deadline)
         except Exception as error:  # an undo that fails must not keep the others from being tried
             words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
             failures.append(f"{step.name}: {words}")

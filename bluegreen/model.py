@@ -22,11 +22,15 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True)
 class Release:
-    """What is deployed: a name such as `v2`, the digest of its image, and the hash of the settings it runs with."""
+    """What is deployed: a name such as `v2`, the digest of its image, and the hash of the settings it runs with.
+
+    One that is a `floor` can't be rolled back past.
+    """
 
     name: str
     digest: str = ""
     settings_hash: str = ""
+    floor: bool = False
 
     @property
     def number(self) -> str:
@@ -70,6 +74,19 @@ class Image:
 
 
 @dataclass(frozen=True)
+class OneShot:
+    """A command that runs once, in a container of a release's image with the app's settings and more variables."""
+
+    hook: str
+    command: tuple[str, ...]
+    release: Release
+    image: str
+    run: str
+    timeout: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Replica:
     """One container of a colour, as the engine reports it."""
 
@@ -80,6 +97,8 @@ class Replica:
     status: str = ""
     exit_code: int | None = None
     restarts: int = 0
+    out_of_memory: bool = False
+    """Whether the kernel ended it for its memory limit."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +191,10 @@ class ProxyState:
     record: SwitchRecord | None = None
     config: str = ""
     switch: str = ""
+    edits: str = ""
+    """What a person has changed in the files that bluegreen wrote, as a diff; empty if nothing."""
+    kept_in: str = ""
+    """Where a copy goes of an edited file that is written over."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +207,8 @@ class Observed:
     """The image of the release that is to be deployed, if the engine has it."""
     published: str = ""
     """The digest under which the registry has it; empty if it has not, or there is no registry."""
+    secrets_changed: bool | None = False
+    """Whether the app's secrets are others than those that what is live was given; None if that is not known here."""
 
     @property
     def live(self) -> Slot | None:
@@ -234,6 +259,8 @@ class Plan:
     steps: tuple[PlannedStep, ...] = ()
     reason: str = ""
     diff: str = ""
+    edits: str = ""
+    """What a person has changed in the proxy's files, as a diff; with it a deploy refuses to run."""
 
     @property
     def unchanged(self) -> bool:
@@ -248,6 +275,7 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
             "reason": self.reason,
             "diff": self.diff,
+            "edits": self.edits,
         }
 
 

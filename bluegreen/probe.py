@@ -9,6 +9,8 @@ from bluegreen.errors import Failed
 from bluegreen.model import Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.runtimes.confined import loosened_by
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
 
@@ -58,14 +60,14 @@ def public_host(settings: Settings) -> str | None:
 def _ask(settings: Settings, release: Release, get: Callable[[], Answer]) -> str:
     try:
         return mismatch(settings, release, get())
-    except AgentError as error:
+    except (AgentError, SessionEnded) as error:  # a proxy that died is back in a moment
         return f"{settings.probe.path}: {error.message}"
 
 
 def _connect(connect: Callable[[], None], where: str) -> str:
     try:
         connect()
-    except AgentError as error:
+    except (AgentError, SessionEnded) as error:
         return f"a connection to {where}: {error.message}"
     return ""
 
@@ -112,10 +114,13 @@ def wait_until_right(
     return int(retrying.statistics["attempt_number"])
 
 
-def dead(release: Release, replica: Replica, log: str) -> Failed:
+def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Failed:
     """The error for a replica that runs no more, with what it wrote last."""
     ending = f"{release} ended with exit code {replica.exit_code}"
-    return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}")
+    if replica.out_of_memory:
+        ending = f"{release} was killed by its memory limit: app.memory is too little for it"
+    hint = loosened_by(log, settings.app)
+    return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}", hint=hint)
 
 
 def last_lines(replica: Replica, log: str) -> str:

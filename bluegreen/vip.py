@@ -278,7 +278,8 @@ class Vip:
             cap_add=["NET_ADMIN", "NET_RAW", "SETGID"],
             security_opt=["no-new-privileges"],
             read_only=True,
-            tmpfs={"/run": "", "/tmp": ""},  # noqa: S108
+            pids_limit=64,
+            tmpfs={"/run": "", "/tmp": ""},
             volumes={self.name: {"bind": ROOT, "mode": "rw"}},
             restart_policy={"Name": "always"},
             stop_signal="SIGTERM",

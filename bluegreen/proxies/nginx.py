@@ -12,7 +12,7 @@ from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
-from bluegreen.proxies.templates import render
+from bluegreen.proxies.templates import render, unsealed
 from bluegreen.settings import Settings
 
 STREAM = "# For nginx's stream module:\n"
@@ -43,11 +43,13 @@ class Nginx(Driver):
         self._counted = settings.bake.max_error_ratio is not None
 
     def _boot(self, networks: Sequence[str]) -> bool:
-        files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
+        files = {"nginx.conf": self._main(), "services/": "", "state/": "", "http/temporary.conf": self._temporary()}
         return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         proxy, pair = self._settings.proxy, self._settings.pair
+        if not self._running_version():
+            raise Failed(f"{self.name} does not say which version it is", hint="nginx -v, where it runs")
         version = tuple(map(int, self._running_version().split(".")))
         return render(
             "nginx-service.conf.j2",
@@ -91,7 +93,8 @@ class Nginx(Driver):
                 self._agent.write(green, "")
             else:
                 self._agent.remove(green)
-        self._install(self.render(upstreams, record.to_colour))
+        if not (record.committed and self._stands(record.to_colour, upstreams)):
+            self._install(self.render(upstreams, record.to_colour))
         if record.committed:
             if self._live:
                 self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
@@ -127,8 +130,15 @@ class Nginx(Driver):
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
         text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
-        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")  # noqa: S108
+        text = text.replace("/tmp/nginx.pid", place.pid_file)
+        for directory in ("main", "http"):
+            text = text.replace(f"/bluegreen/{directory}/", f"{place.root}/{directory}/")
         return text.replace("listen 8080;", f"listen {self._plain_bind()};")
+
+    def _temporary(self) -> str:
+        """What has nginx keep its temporary files beside its config: on a disk, where its user may write."""
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        return "".join(f"{kind}_temp_path {self._place.root}/{kind}_temp;\n" for kind in kinds)
 
     def _plain_bind(self) -> str:
         """Where plain http is, by which clients come unless https or mode tcp has taken their address."""
@@ -138,7 +148,16 @@ class Nginx(Driver):
 
     def _standing(self) -> str:
         http = super()._standing()
-        return http + (STREAM + self._agent.read(self._stream) if http and self._agent.exists(self._stream) else "")
+        stream = self._agent.exists(self._stream) if http else False
+        return http + (STREAM + unsealed(self._agent.read(self._stream)) if stream else "")
+
+    @property
+    def _alone(self) -> Sequence[str]:
+        return [self._file, self._stream]
+
+    @property
+    def _shared(self) -> Sequence[str]:
+        return [self._place.main, f"{self._place.root}/main/stream.conf"] if self._place.main else []
 
     def _files(self, text: str) -> Mapping[str, str | None]:
         http, _, stream = text.partition(STREAM)

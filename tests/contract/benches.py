@@ -22,12 +22,17 @@ from bluegreen.model import Colour, Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.place import Place
+from bluegreen.proxies.templates import unsealed
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
 _numbers = itertools.count(1)
+
+EDIT = "# for the night shift"
+"""What a person adds to a file of bluegreen's."""
 
 
 def fresh_name() -> str:
@@ -83,6 +88,10 @@ class ProxyBench(ABC):
         """What the proxy's file of the service holds; empty if there is none."""
 
     @abstractmethod
+    def edit(self) -> None:
+        """A person adds a line, `EDIT`, to that file."""
+
+    @abstractmethod
     def left(self) -> list[str]:
         """What there is of the proxy."""
 
@@ -124,6 +133,10 @@ class FakeProxyBench(ProxyBench):
     def file(self) -> str:
         return FakeProxy(self.world, self.settings).observe().config
 
+    def edit(self) -> None:
+        assert self.world.proxy
+        self.world.proxy["shop"].edit = EDIT
+
     def left(self) -> list[str]:
         return ["proxy"] if self.world.proxy is not None else []
 
@@ -163,6 +176,11 @@ class ContainerBench(ProxyBench):
         answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
         return answer.status_code, answer.text.strip()
 
+    def post(self, body: str) -> tuple[int, int]:
+        """Status of the answer to a request with this body, which the app sends back, and how long it is."""
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/echo", content=body, timeout=60, trust_env=False)
+        return answer.status_code, len(answer.content)
+
     def upload(self) -> Upload:
         return HeldUpload(self.port)
 
@@ -170,7 +188,12 @@ class ContainerBench(ProxyBench):
         name = f"bluegreen-proxy-127.0.0.1-{self.port}"
         path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
         code, raw = self.client.containers.get(name).exec_run(["cat", path], stderr=False)
-        return "" if code else raw.decode()
+        return "" if code else unsealed(raw.decode())
+
+    def edit(self) -> None:
+        path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
+        container = self.client.containers.get(f"bluegreen-proxy-127.0.0.1-{self.port}")
+        assert container.exec_run(["sh", "-c", f"echo '{EDIT}' >>{path}"]).exit_code == 0
 
     def left(self) -> list[str]:
         named = {"name": str(self.port)}
@@ -208,10 +231,16 @@ class HostBench(ContainerBench):
 
     def file(self) -> str:
         prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
-        return self.run("cat", f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}")
+        path = f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}"
+        return unsealed(self.run("cat", path))
+
+    def edit(self) -> None:
+        prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
+        path = f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}"
+        self.run("sh", "-c", f"echo '{EDIT}' >>{path}")
 
     def left(self) -> list[str]:
-        mine = f"/etc/{self.kind}/*/*bluegreen* /var/lib/bluegreen/state/*"
+        mine = f"/etc/{self.kind}/*/*bluegreen* /var/lib/bluegreen/state/* /var/lib/bluegreen/*/*-bluegreen-*"
         return self.run("sh", "-c", f'for file in {mine}; do if [ -e "$file" ]; then echo "$file"; fi; done').split()
 
     def processes(self) -> set[int]:
@@ -277,6 +306,9 @@ PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
 class RuntimeBench(ABC):
     """A runtime that holds nothing of the service yet, on an engine that has the images of v1 and v2."""
 
+    secrets = Secrets()
+    """What the service's secrets are now."""
+
     @abstractmethod
     def driver(self) -> Runtime:
         """A driver for the same service that knows nothing from before."""
@@ -305,7 +337,8 @@ class FakeRuntimeBench(RuntimeBench):
         self.world.lives["v4-exits"] = 0
 
     def driver(self) -> Runtime:
-        return FakeRuntime(self.world, quick_settings(app={"replicas": 2}))
+        wanted = quick_settings(app={"replicas": 2, "env": {"TOWN": "Paris"}})
+        return FakeRuntime(self.world, wanted, secrets=lambda: self.secrets)
 
     def other(self) -> Runtime:
         return FakeRuntime(self.world, quick_settings(service="other"))
@@ -324,12 +357,13 @@ class DockerBench(RuntimeBench):
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.client = request.getfixturevalue("engine")
         request.getfixturevalue("releases")
-        self.settings = settings_of(fresh_name(), app={"port": 9000, "replicas": 2, "stop_timeout": "2s"})
+        app = {"port": 9000, "replicas": 2, "stop_timeout": "2s", "env": {"TOWN": "Paris"}}
+        self.settings = settings_of(fresh_name(), app=app)
         self.others = settings_of(fresh_name())
         request.addfinalizer(self._remove)
 
     def driver(self) -> Runtime:
-        return DockerRuntime(self.client, self.settings)
+        return DockerRuntime(self.client, self.settings, lambda: self.secrets)
 
     def other(self) -> Runtime:
         return DockerRuntime(self.client, self.others)
@@ -347,6 +381,7 @@ class DockerBench(RuntimeBench):
         for runtime in (self.driver(), self.other()):
             for colour in Colour:
                 runtime.remove(colour)
+            runtime.remove_one_shots()
             runtime.remove_network()
 
 

@@ -119,7 +119,8 @@ _numbers = itertools.count(1)
 
 def remove_all(engine: docker.DockerClient, service: TestService) -> None:
     """Nothing of the service is left, whatever the test did to it."""
-    for name in (f"bluegreen-lock-{service.name}", f"bluegreen-proxy-127.0.0.1-{service.port}"):
+    at_port = f"127.0.0.1-{service.port}"
+    for name in (f"bluegreen-lock-{service.name}", f"bluegreen-proxy-{at_port}", f"bluegreen-filler-{at_port}"):
         with contextlib.suppress(docker.errors.APIError):
             engine.containers.get(name).remove(force=True, v=True)
     for container in engine.containers.list(

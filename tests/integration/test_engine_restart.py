@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -9,10 +10,13 @@ from collections.abc import Callable, Iterator
 import docker
 import httpx
 import pytest
+from aftermath import Followed, edit
 from harness import FULL, MODES, PREFIX, SAMPLE, eventually
 from hosts import APPS, Host, HostService, running_host, write_settings
 
 pytestmark = pytest.mark.xdist_group("engine-restart")
+
+SECRET = "correct horse battery staple"
 
 # Stands in for the host's init: starts the engine again when it has ended, and ends it before a reboot. What ran before
 # is left to the engine to find, as by systemd, which kills neither containerd nor containers with it.
@@ -41,6 +45,9 @@ def services(host: Host, tmp_path_factory: pytest.TempPathFactory) -> list[HostS
         service = HostService(name, tmp_path_factory.mktemp(switch), 8080 + index, host=host)
         subnet = APPS.replace(".0/24", f".{64 * index}/26")
         write_settings(service, f"0.0.0.0:{service.port}", image=image, url=service.url, switch=switch, subnet=subnet)
+        with (service.directory / "bluegreen.toml").open("a") as file:
+            file.write('\n[app.secrets]\nPASSWORD = { env = "PASSWORD" }\n')
+        service.env = {"DOCKER_HOST": host.tcp, "PASSWORD": SECRET}
         made.append(service)
     return made
 
@@ -69,7 +76,7 @@ def test_what_was_live_is_served_again_with_no_command_typed(
     host: Host, services: list[HostService], event: Callable[[Host], None]
 ) -> None:
     for service in services:
-        service.env = {"DOCKER_HOST": host.tcp}
+        service.env["DOCKER_HOST"] = host.tcp
         if live(service) != ("v1", "blue"):
             service.ok("down", "--yes")
             service.deploy("v1")
@@ -84,7 +91,8 @@ def test_what_was_live_is_served_again_with_no_command_typed(
     assert all(starts(host, services)[name] != before for name, before in started.items()), "nothing was restarted"
 
     for service in services:
-        service.env = {"DOCKER_HOST": host.tcp}
+        service.env["DOCKER_HOST"] = host.tcp
+        assert secrets(host, service) == [SECRET]
         status = service.status()
         assert (status["live"]["release"], status["live"]["colour"]) == ("v2", "green")
         assert status["live"]["replicas"] == {"running": 1, "wanted": 1}
@@ -100,6 +108,70 @@ def test_what_was_live_is_served_again_with_no_command_typed(
         assert version(service) == "version 1"
 
 
+@contextlib.contextmanager
+def live_restore(host: Host) -> Iterator[None]:
+    """The engine lets containers run on while it is away."""
+    set_to = "mkdir -p /etc/docker; echo '{\"live-restore\": %s}' >/etc/docker/daemon.json; kill -HUP $(pidof dockerd)"
+
+    def is_on() -> bool:
+        with host.engine() as client:
+            return bool(client.info()["LiveRestoreEnabled"])
+
+    host.sh(set_to % "true")
+    eventually(is_on, "live-restore is on")
+    try:
+        yield
+    finally:
+        host.sh(set_to % "false")
+
+
+IN_THE_MIDDLE = [(restart, False, 0), (restart, True, 1), (cut_power, False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "restores", "index"),
+    [(event, restores, index) for event, restores, _ in IN_THE_MIDDLE for index in range(4)] if FULL else IN_THE_MIDDLE,
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_command_goes_on(
+    host: Host, services: list[HostService], event: Callable[[Host], None], restores: bool, index: int
+) -> None:
+    service = services[index]
+    host.wait()
+    service.env = {"DOCKER_HOST": host.tcp}
+    service.ok("down", "--yes")
+    service.deploy("v1")
+    edit(service, "seconds = 0.5", "seconds = 3600")
+    with live_restore(host) if restores else contextlib.nullcontext():
+        engine = host.dockerd()
+        run = Followed(service, "deploy", "v2")
+        run.until("bake", "started")
+        started = starts(host, [service])
+        if event is restart:
+            event(host)
+            ran = run.end()
+            assert host.dockerd() != engine
+            assert ran.code == 1, ran.text
+            assert run.receipt()["result"] == "undone"
+            assert "v1 still serves" in run.events[-1]["message"]
+            assert ("undo", "progress") in [(each.get("step"), each.get("event")) for each in run.events]
+            assert (starts(host, [service]).items() <= started.items()) is restores, "what is left has run on, or not"
+        else:
+            run.process.kill()  # it ran on that host
+            event(host)
+            host.wait()
+            run.end()
+        eventually(lambda: version(service) == "version 1", "v1 is served again", 120)
+    edit(service, "seconds = 3600", "seconds = 0.5")
+    service.env = {"DOCKER_HOST": host.tcp}
+    status = service.status()
+    assert bool(status["unfinished"]) is (event is not restart)
+    receipt = service.deploy("v2", "--wait", "60")
+    assert (receipt["from"], receipt["requests"]["failed"]) == ("v1", 0)
+    assert list(service.containers().values()) == ["v2"]
+    assert service.status()["unfinished"] is None
+
+
 def live(service: HostService) -> tuple[str, str] | None:
     slot = service.status()["live"]
     return (slot["release"], slot["colour"]) if slot else None
@@ -110,6 +182,13 @@ def version(service: HostService) -> str:
         return service.get().text.strip()
     except httpx.HTTPError:
         return ""
+
+
+def secrets(host: Host, service: HostService) -> list[str]:
+    """The secret of each container, as the app finds it."""
+    with host.engine() as client:
+        found = [client.containers.get(name) for name in service.containers()]
+        return [str(each.exec_run(["cat", "/run/secrets/PASSWORD"]).output.decode()) for each in found]
 
 
 def starts(host: Host, services: list[HostService]) -> dict[str, str]:

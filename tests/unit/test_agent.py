@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -416,12 +417,14 @@ def test_a_process_that_is_gone_is_told_and_the_next_call_starts_another(engine:
 def test_a_container_that_does_not_run_is_told_in_words() -> None:
     class Refusing:
         api: Any
+        containers: Any
 
         def exec_create(self, *arguments: Any, **options: Any) -> None:
             raise APIError("conflict", explanation="container proxy is not running")
 
     client = Refusing()
     client.api = client
+    client.containers = SimpleNamespace(get=lambda name: SimpleNamespace(labels={}))
     with pytest.raises(SessionEnded, match="does not run: container proxy is not running"):
         ProxyContainer(client, ProxyTable()).agent.exists("/")
 
@@ -432,3 +435,14 @@ def test_the_program_is_perl_that_compiles_without_a_warning() -> None:
     done = subprocess.run(["perl", "-wc", "-e", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.strip() == "-e syntax OK"
+
+
+def test_what_the_engine_says_where_the_process_could_not_start_is_no_answer_of_it() -> None:
+    class Stillborn(Talk):
+        def send(self, data: bytes) -> None: ...
+        def close(self) -> None: ...
+        def _receive(self) -> None:
+            self._buffer += b"runtime exec failed: unable to start container process\r\n"
+
+    with pytest.raises(SessionEnded, match="did not start: runtime exec failed: unable to start container process"):
+        Agent(lambda command: Stillborn()).exists("/")

@@ -102,6 +102,7 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
             switch={"at": "2024-05-01T12:00:00Z", "first_new_ms": 3.2, "last_old_ms": 1.0},
             cut=1,
             leftover=["retire: busy"],
+            warnings=["the hook post_deploy failed: x ended with exit code 1\n  its words"],
         )
     )
     text = shown(capsys)
@@ -113,6 +114,8 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
     assert "first new answer 3 ms after the flip, last old one sent 1 ms from it" in text
     assert "1 requests were still in flight" in text
     assert "leftover retire: busy; the next run takes it up" in text
+    assert "warning  the hook post_deploy failed: x ended with exit code 1; this changes nothing of the result" in text
+    assert "its words" not in text, "which were told when it failed"
 
 
 def test_a_receipt_says_how_two_releases_compared(capsys: Capture) -> None:
@@ -158,6 +161,7 @@ STATUS: dict[str, Any] = {
         "address": "http://127.0.0.1:8080",
         "switch": "live",
         "running": True,
+        "edits": None,
     },
     "unfinished": None,
     "lock": None,
@@ -189,3 +193,17 @@ def test_a_status_of_nothing(capsys: Capture) -> None:
 def test_a_status_as_json_is_the_status(capsys: Capture) -> None:
     Console(as_json=True).status(STATUS)
     assert json.loads(shown(capsys)) == STATUS
+
+
+def test_what_a_person_has_edited_is_shown_by_status_and_plan(capsys: Capture) -> None:
+    Console().status({**STATUS, "proxy": {**STATUS["proxy"], "edits": "-old\n+new\x1b[2J"}})
+    text = shown(capsys)
+    assert "edited   by a person" in text
+    assert "-old\n" in text
+    assert "+new" in text
+    assert "\x1b[2J" not in text
+    plan = Plan("deploy", Release("v2"), Colour.GREEN, "shop:v2", None, None, (), 1, (PlannedStep("start", "x"),))
+    Console().plan(replace(plan, edits="+new"))
+    assert "without --overwrite-edits it is refused:\n  +new" in shown(capsys)
+    Console().plan(replace(plan, action="rollback", edits="+new"))
+    assert "refused" not in shown(capsys)

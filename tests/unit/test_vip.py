@@ -80,7 +80,7 @@ def test_every_problem_of_a_pair_is_told_at_once() -> None:
 
 def test_a_password_is_never_shown() -> None:
     assert "hidden-pw" not in "\n".join(problems(auth_pass="hidden-pw"))
-    assert "secret" not in repr(having(auth_pass="secret"))
+    assert "tiger-7" not in repr(having(auth_pass="tiger-7"))
 
 
 def test_the_usual_example_is_rendered_for_both_nodes() -> None:
