@@ -10,6 +10,8 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,17 +137,15 @@ def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     directory = tmp_path_factory.mktemp("vip")
     network, prefix = own_network(engine)
     own = [f"{prefix}.11", f"{prefix}.12"]
+
+    def node_of(node: int, address: str) -> AbstractContextManager[Host]:
+        mine = directory / f"node{node}"
+        mine.mkdir()
+        return running_host(engine, mine, proxy_of(node), images=[IMAGE], beside=(network, address))
+
     try:
-        with contextlib.ExitStack() as stack:
-            hosts = []
-            for node, address in enumerate(own, 1):
-                mine = directory / f"node{node}"
-                mine.mkdir()
-                hosts.append(
-                    stack.enter_context(
-                        running_host(engine, mine, proxy_of(node), images=[IMAGE], beside=(network, address))
-                    )
-                )
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+            hosts = list(pool.map(stack.enter_context, [node_of(*each) for each in enumerate(own, 1)]))
             yield Pair(engine, network, f"{prefix}.100", hosts, own, directory)
     finally:
         network.remove()
@@ -207,6 +207,72 @@ def test_the_address_returns_by_itself_once_the_network_of_the_master_is_back(pa
     assert pair.started(1) == started  # by itself
 
 
+def test_a_dead_proxy_moves_the_address_and_a_reload_does_not(pair: Pair) -> None:
+    pair.boot(SECONDS)
+    one = pair.hosts[0]
+    with pair.client("MASTER's proxy reloaded ten times, then stopped and started") as client:
+        one.sh("for _ in 1 2 3 4 5 6 7 8 9 10; do nginx -c /etc/nginx/vip.conf -s reload; sleep 0.2; done")
+        one.sh("nginx -c /etc/nginx/vip.conf -s stop")
+        client.answered_by(2)
+        [finding] = doctor_of_vip(pair, one, "0.0.0.0:80")
+        one.sh("nginx -c /etc/nginx/vip.conf")
+        client.answered_by(1)
+    assert client.counted["turns"] == ["node1", "node2", "node1"]
+    assert finding.level == "warning"
+    assert "FAULT" in finding.what
+    assert "the proxy does not answer" in finding.why
+
+
+def test_nothing_is_changed_by_what_the_host_can_not_do_and_a_removed_node_hands_over(pair: Pair) -> None:
+    pair.boot(SECONDS)
+    started = pair.started(1)
+    refused = pair.bluegreen(1, SECONDS, interface="eth9").run("vip", "boot")
+    assert refused.code == 1
+    assert "this host has no eth9, and nothing was changed; it has docker0, eth0" in refused.err
+    pair.answered_by(1)
+    assert pair.started(1) == started
+    one = pair.bluegreen(1, SECONDS)
+    assert one.ok("vip", "remove").out.splitlines() == [
+        f"removed {kind} bluegreen-vip-{pair.address}" for kind in ("container", "volume")
+    ]
+    pair.answered_by(2)
+    assert state(one) == state(one) | {"exists": False, "held": False, "node": 0}
+    assert "which of the nodes is this?" in one.run("vip", "boot").err
+
+
+def test_doctor_knows_where_a_proxy_bound_to_the_address_starts_and_hears_of_mismatches(pair: Pair) -> None:
+    pair.boot(SECONDS)
+    bound = f"events {{}} http {{ server {{ listen {pair.address}:81; }} }}"
+    starts = f"echo '{bound}' >/tmp/bound.conf; nginx -t -c /tmp/bound.conf 2>&1 || true"
+    two = pair.hosts[1]
+    try:
+        assert "Cannot assign requested address" in two.sh(starts)
+        [error, _] = doctor_of_vip(pair, two, f"{pair.address}:81")
+        assert (error.level, "ip_nonlocal_bind is off" in error.what) == ("error", True)
+        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=1")
+        assert "test is successful" in two.sh(starts)
+        [finding] = doctor_of_vip(pair, two, f"{pair.address}:81")
+    finally:
+        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=0")
+    assert "not held by this node; Keepalived 2" in finding.what
+    assert "as node 2, BACKUP" in finding.what
+    [error, _] = doctor_of_vip(pair, two, "127.0.0.1:81")
+    assert (error.level, error.why) == ("error", f"nothing would answer at {pair.address}")
+    assert error.mend == 'proxy.listen = "0.0.0.0:81"'
+    pair.bluegreen(2, 'auth_pass = "2020"').ok("vip", "boot")
+    one = pair.bluegreen(1, SECONDS)
+    eventually(lambda: "invalid passwd" in (state(one)["complaint"] or ""), "node 1 hears another password")
+    assert any("invalid passwd" in finding.what for finding in doctor_of_vip(pair, pair.hosts[0], "0.0.0.0:80"))
+
+
+def doctor_of_vip(pair: Pair, host: Host, listen: str) -> list[Finding]:
+    """What `doctor` says of the shared address to a host's engine."""
+    vip = {"address": pair.address, "interface": "eth0", "auth_pass": "1010"}
+    settings = parse({"service": "shop", "app": {"port": 9000}, "proxy": {"listen": listen}, "vip": vip})
+    with host.engine() as client:
+        return list(doctor.vip(SimpleNamespace(client=client, settings=settings)))
+
+
 def test_version_3_takes_over_from_a_dead_master_and_without_preempt_keeps_the_address(pair: Pair) -> None:
     preempt = f"{TENTHS}\npeers = {json.dumps(pair.own)}"
     pair.boot(preempt)
@@ -229,68 +295,6 @@ def test_version_3_takes_over_from_a_dead_master_and_without_preempt_keeps_the_a
     pair.hosts[1].sh("ip addr flush dev eth0")
     pair.answered_by(1)
     pair.hosts[1].sh(f"ip addr add {pair.own[1]}/24 dev eth0")
-
-
-def test_a_dead_proxy_moves_the_address_and_a_reload_does_not(pair: Pair) -> None:
-    pair.boot(SECONDS)
-    one = pair.hosts[0]
-    with pair.client("MASTER's proxy reloaded ten times, then stopped and started") as client:
-        one.sh("for _ in 1 2 3 4 5 6 7 8 9 10; do nginx -c /etc/nginx/vip.conf -s reload; sleep 0.2; done")
-        one.sh("nginx -c /etc/nginx/vip.conf -s stop")
-        client.answered_by(2)
-        findings = pair.bluegreen(1, SECONDS).run("doctor", "--json").json()
-        one.sh("nginx -c /etc/nginx/vip.conf")
-        client.answered_by(1)
-    assert client.counted["turns"] == ["node1", "node2", "node1"]
-    [finding] = [each for each in findings if each["check"] == "vip"]
-    assert finding["level"] == "warning"
-    assert "FAULT" in finding["what"]
-    assert "the proxy does not answer" in finding["why"]
-
-
-def test_a_proxy_bound_to_the_address_starts_on_the_other_node_only_as_doctor_says(pair: Pair) -> None:
-    pair.boot(TENTHS)
-    bound = f"events {{}} http {{ server {{ listen {pair.address}:81; }} }}"
-    starts = f"echo '{bound}' >/tmp/bound.conf; nginx -t -c /tmp/bound.conf 2>&1 || true"
-    two = pair.hosts[1]
-    try:
-        assert "Cannot assign requested address" in two.sh(starts)
-        [error, _] = doctor_of_vip(pair, two, f"{pair.address}:81")
-        assert (error.level, "ip_nonlocal_bind is off" in error.what) == ("error", True)
-        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=1")
-        assert "test is successful" in two.sh(starts)
-        [finding] = doctor_of_vip(pair, two, f"{pair.address}:81")
-    finally:
-        two.sh("sysctl -w net.ipv4.ip_nonlocal_bind=0")
-    assert "not held by this node; Keepalived 2" in finding.what
-    assert "as node 2, BACKUP" in finding.what
-    [error, _] = doctor_of_vip(pair, two, "127.0.0.1:81")
-    assert (error.level, error.why) == ("error", f"nothing would answer at {pair.address}")
-    assert error.mend == 'proxy.listen = "0.0.0.0:81"'
-
-
-def doctor_of_vip(pair: Pair, host: Host, listen: str) -> list[Finding]:
-    vip = {"address": pair.address, "interface": "eth0"}
-    settings = parse({"service": "shop", "app": {"port": 9000}, "proxy": {"listen": listen}, "vip": vip})
-    with host.engine() as client:
-        return list(doctor.vip(SimpleNamespace(client=client, settings=settings)))
-
-
-def test_nothing_is_changed_by_what_the_host_can_not_do_and_a_removed_node_hands_over(pair: Pair) -> None:
-    pair.boot(TENTHS)
-    started = pair.started(1)
-    refused = pair.bluegreen(1, TENTHS, interface="eth9").run("vip", "boot")
-    assert refused.code == 1
-    assert "this host has no eth9, and nothing was changed; it has docker0, eth0" in refused.err
-    pair.answered_by(1)
-    assert pair.started(1) == started
-    one = pair.bluegreen(1, TENTHS)
-    assert one.ok("vip", "remove").out.splitlines() == [
-        f"removed {kind} bluegreen-vip-{pair.address}" for kind in ("container", "volume")
-    ]
-    pair.answered_by(2)
-    assert state(one) == state(one) | {"exists": False, "held": False, "node": 0}
-    assert "which of the nodes is this?" in one.run("vip", "boot").err
 
 
 def test_keepalived_takes_every_file_that_is_rendered_without_a_word(engine: docker.DockerClient) -> None:
