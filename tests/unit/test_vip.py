@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bluegreen.cli import main
+from bluegreen.console import Console
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.settings import Settings, parse
 from bluegreen.vip import check_command, node_of, parse_view, render
@@ -200,6 +201,27 @@ def test_the_first_node_is_rendered_unless_another_is_named(tmp_path: Path) -> N
     first = run.invoke(main, ["-c", str(file), "vip", "render"], standalone_mode=False).output
     other = run.invoke(main, ["-c", str(file), "vip", "render", "--node", "2"], standalone_mode=False).output
     assert (node_of(first), node_of(other)) == (1, 2)
+
+
+def test_the_status_of_a_node_is_said_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"name": "bluegreen-vip-10.0.0.9", "address": "10.0.0.9", "interface": "eth1", "router_id": 51}
+    Console().vip(
+        state
+        | {"held": True, "exists": True, "running": True, "node": 1, "priority": 200, "state": "MASTER"}
+        | {"version": "2.2.7", "current": False, "complaint": "(VI_51) received an invalid passwd!"}
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "10.0.0.9 is held here (eth1, router id 51)",
+        "  bluegreen-vip-10.0.0.9 runs, node 1 of priority 200, MASTER (Keepalived 2.2.7)",
+        "  its file is not what the settings want; next: bluegreen vip boot",
+        "  it says: (VI_51) received an invalid passwd!",
+    ]
+    absent = {"held": False, "exists": False, "running": False, "node": 0, "priority": None, "state": None}
+    Console().vip(state | absent | {"version": None, "current": False, "complaint": None})
+    assert capsys.readouterr().out.splitlines() == [
+        "10.0.0.9 is not held here (eth1, router id 51)",
+        "  bluegreen-vip-10.0.0.9 is not there",
+    ]
 
 
 def statements(file: str) -> set[str]:
