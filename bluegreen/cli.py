@@ -363,6 +363,53 @@ def proxy_status(service: Any, as_json: bool) -> None:
 
 
 @main.group()
+def vip() -> None:
+    """Look after the address that two load balancers share. (Deploys leave it alone.)"""
+
+
+@vip.command("render")
+@click.option("--node", type=int, default=1, show_default=True, help="Which, counted from 1 as vip.priorities are.")
+@click.pass_obj
+def vip_render(config: Path | None, node: int) -> None:
+    """Print Keepalived's file for a node, with its password. Changes nothing."""
+    from bluegreen.settings import load
+    from bluegreen.vip import render
+
+    click.echo(render(load(config), node), nl=False)
+
+
+@vip.command("boot")
+@click.option("--node", type=int, help="Which node this host is, from 1. [default: the one that it is already]")
+@with_service
+def vip_boot(service: Any, node: int | None) -> None:
+    """Keepalived runs on the engine's host with the file that the settings want, tested before."""
+    from bluegreen.vip import Vip
+
+    click.echo(Vip(service.client, service.settings).boot(node))
+
+
+@vip.command("status")
+@as_json
+@with_service
+def vip_status(service: Any, as_json: bool) -> None:
+    """Show whether the engine's host holds the address, and how its Keepalived does."""
+    from bluegreen.console import Console
+    from bluegreen.vip import Vip
+
+    Console(as_json=as_json).vip(Vip(service.client, service.settings).status())
+
+
+@vip.command("remove")
+@with_service
+def vip_remove(service: Any) -> None:
+    """Stop Keepalived on the engine's host, which hands the address over, and remove it."""
+    from bluegreen.vip import Vip
+
+    gone = Vip(service.client, service.settings).remove()
+    click.echo("\n".join(f"removed {each}" for each in gone) or "nothing of it was there")
+
+
+@main.group()
 def gitlab() -> None:
     """Look after the GitLab server."""
 

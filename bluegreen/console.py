@@ -187,6 +187,22 @@ class Console:
             ended = "committed" if record["committed"] else "not committed"
             self.line(f"  record   {record['number']}: {way}, {ended}, {record['at']}, run {record['run']}")
 
+    def vip(self, vip: dict[str, Any]) -> None:
+        if self.as_json:
+            self._json(vip)
+            return
+        held = "is held here" if vip["held"] else "is not held here"
+        self.line(f"{vip['address']} {held} ({vip['interface']}, router id {vip['router_id']})")
+        state = "runs" if vip["running"] else "does not run" if vip["exists"] else "is not there"
+        which = f", node {vip['node']} of priority {vip['priority']}" if vip["node"] else ""
+        said = f", {vip['state']}" if vip["state"] else ""
+        version = f" (Keepalived {vip['version']})" if vip["version"] else ""
+        self.line(f"  {vip['name']} {state}{which}{said}{version}")
+        if vip["exists"] and not vip["current"]:
+            self.line("  its file is not what the settings want; next: bluegreen vip boot")
+        if vip["complaint"]:
+            self.line(f"  it says: {plain(vip['complaint'])}")
+
     def error(self, error: BluegreenError) -> None:
         if self.as_json:
             self._json({"event": "error", "message": error.message, "hint": error.hint, "exit_code": error.exit_code})

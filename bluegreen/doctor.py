@@ -153,6 +153,57 @@ def certificate(service: Service) -> Iterator[Finding]:
         yield from _days("proxy.tls.certificate", pair.until, "clients will refuse it")
 
 
+def vip(service: Service) -> Iterator[Finding]:
+    if service.settings.vip is None:
+        return
+    from bluegreen.vip import OLDEST as OLDEST_KEEPALIVED
+    from bluegreen.vip import Vip
+
+    state, listen = Vip(service.client, service.settings).status(), service.settings.proxy.listen
+    address = state["address"]
+    every = "[::]" if ":" in address else "0.0.0.0"  # noqa: S104
+    if service.settings.proxy.address not in ("0.0.0.0", "::", address):  # noqa: S104
+        mend = f'proxy.listen = "{every}:{service.settings.proxy.port}"'
+        yield Finding("vip", ERROR, f"the proxy listens on {listen}", f"nothing would answer at {address}", mend)
+    if not state["nonlocal_bind"] and service.settings.proxy.address == address:
+        version = 6 if ":" in address else 4
+        yield Finding(
+            "vip",
+            WARNING if state["held"] else ERROR,
+            f"the proxy listens on {listen} alone, and ip_nonlocal_bind is off",
+            "it does not start on the node that does not hold the address",
+            f'proxy.listen = "{every}:{service.settings.proxy.port}"; or'
+            f" sysctl -w net.ipv{version}.ip_nonlocal_bind=1, and the same in a file below /etc/sysctl.d",
+        )
+    if not state["interface_there"]:
+        what = f"this host has no interface {state['interface']}"
+        yield Finding("vip", ERROR, what, "nobody here can hold the address", "set vip.interface")
+    held = f"{address} is {'held' if state['held'] else 'not held'} by this node"
+    if not state["exists"]:
+        mend = "bluegreen vip boot --node N; or vip render for one that is installed on the host"
+        yield Finding("vip", NOTE, f"{held}; there is no Keepalived of bluegreen's here", "", mend)
+        return
+    if not state["running"]:
+        mend = "bluegreen vip boot"
+        yield Finding("vip", WARNING, f"{held}; {state['name']} does not run", "it can't take the address over", mend)
+        return
+    text = f"{held}; Keepalived {state['version']} as node {state['node']}, {state['state'] or 'in no known state'}"
+    if state["state"] == "FAULT":
+        why, mend = "the proxy does not answer, or the interface is down", "bluegreen proxy status"
+        yield Finding("vip", WARNING, text, why, mend)
+    elif not state["current"]:
+        why = "its file is not what the settings want"
+        yield Finding("vip", WARNING, text, why, "bluegreen vip boot")
+    elif state["version"] and tuple(map(int, state["version"].split(".")[:2])) < OLDEST_KEEPALIVED:
+        why = "before 2.0 it may not notice that the network went and came back, and keeps a state that is not true"
+        yield Finding("vip", WARNING, text, why, "an image with a newer one: vip.image")
+    else:
+        yield Finding("vip", OK, text)
+    if state["complaint"]:
+        why = "nodes that don't take each other's word both hold the address"
+        yield Finding("vip", WARNING, f"Keepalived says: {state['complaint']}", why, "the same [vip] on every node")
+
+
 def stopping(service: Service) -> Iterator[Finding]:
     settings = service.settings
     observed = observe(service.runtime, service.proxy)
@@ -442,6 +493,7 @@ CHECKS: tuple[Check, ...] = (
     space,
     proxy,
     certificate,
+    vip,
     stopping,
     confinement,
     secrets,

@@ -109,22 +109,31 @@ class Host:
 
 @contextlib.contextmanager
 def running_host(
-    engine: docker.DockerClient, directory: Path, entrypoint: Sequence[str] | None = None
+    engine: docker.DockerClient,
+    directory: Path,
+    entrypoint: Sequence[str] | None = None,
+    *,
+    images: Sequence[str] = LOADED,
+    beside: tuple[Any, str] | None = None,
 ) -> Iterator[Host]:
-    """A host whose engine answers and has the images; nothing is left of it afterwards."""
+    """A host whose engine answers and has the images; nothing is left of it afterwards.
+
+    With `beside` it is in that network, at that address, and not in one of its own.
+    """
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     name = f"{PREFIX}-host-{os.getpid()}-{next(_numbers)}"
     network = container = None
     try:
-        network = engine.networks.create(name, driver="bridge")
+        if beside is None:
+            network = engine.networks.create(name, driver="bridge")
         container = engine.containers.create(
             IMAGE,
             name=name,
             entrypoint=entrypoint,
             labels={"bluegreen.test": PREFIX},
             environment={"TCP": "1"},
-            network=name,
+            network=name if beside is None else beside[0].name,
             ports={"2375/tcp": ("127.0.0.1", None), "22/tcp": ("127.0.0.1", None)},
             volumes=["/sys/fs/cgroup:/sys/fs/cgroup", "/var/lib/docker"],
             cap_add=["ALL"],
@@ -133,10 +142,13 @@ def running_host(
             cgroupns="host",
         )
         container.put_archive("/", _authorized(key.with_suffix(".pub").read_bytes()))
+        if beside is not None:
+            beside[0].disconnect(container)
+            beside[0].connect(container, ipv4_address=beside[1])
         container.start()
         host = Host(container, directory)
         host.wait()
-        host.load(engine)
+        host.load(engine, images)
         yield host
     finally:
         if container:

@@ -1,0 +1,323 @@
+"""The address that two load balancers share: Keepalived's file, and Keepalived itself in a container.
+
+It belongs to the host and its proxy, and to no service: its name comes from the address, and a deploy leaves it alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import re
+import tarfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from bluegreen.errors import Failed, SettingsError, UsageError
+from bluegreen.proxies.templates import render as render_template
+from bluegreen.settings import Settings, VipTable
+
+ROOT = "/bluegreen"
+"""Where the volume is mounted in the container."""
+
+FILE = "keepalived.conf"
+
+OLDEST = (2, 0)
+"""Before 2.0 Keepalived may not notice that the network went and came back, and then holds an address that is gone."""
+
+_ADDRESSES = ("/proc/net/fib_trie", "/proc/net/if_inet6")
+_NONLOCAL = "/proc/sys/net/ipv{family}/ip_nonlocal_bind"
+_STATE = re.compile(r"Entering (MASTER|BACKUP|FAULT) STATE")
+_BEGINS = re.compile(r"^.*(?:Starting Keepalived|Reloading).*$", re.MULTILINE)
+_COMPLAINT = re.compile(
+    r"^.*(?:invalid passwd|mismatch|unexpected ip number|not present in|Couldn't set).*$", re.MULTILINE
+)
+
+
+def table(settings: Settings) -> VipTable:
+    """The settings of the address. Raises SettingsError if there is none."""
+    if settings.vip is None:
+        raise SettingsError(
+            "vip.address: there is no [vip], so no address is shared", hint="set vip.address and vip.interface"
+        )
+    return settings.vip
+
+
+def render(settings: Settings, node: int = 1) -> str:
+    """The file of the node of this number, counted from 1 as the priorities are. Raises UsageError for another."""
+    vip = table(settings)
+    if not 1 <= node <= len(vip.priorities):
+        raise UsageError(f"there is no node {node}: vip.priorities has {len(vip.priorities)}")
+    return render_template(
+        "keepalived.conf.j2", vip=vip, node=node, advert=f"{vip.advert:g}", check=check_command(settings, node)
+    )
+
+
+def check_command(settings: Settings, node: int = 1) -> str:
+    """What asks whether the proxy of the node answers, run on it; it ends with 0 if so.
+
+    It is Perl alone, without a `$` or a quote, as Keepalived reads those in its file in its own way.
+    """
+    proxy, vip = settings.proxy, table(settings)
+    if proxy.address == vip.ip:
+        # Where another node holds the address, connecting to it would ask that node's proxy.
+        listening = f" {_as_in_proc(vip.ip)}:{proxy.port:04X} 0+:0000 0A "
+        source = "/proc/net/tcp6" if ":" in vip.ip else "/proc/net/tcp"
+        return f"/usr/bin/perl -e 'grep(/{listening}/,<>)||exit 1' {source}"
+    # A node that lost its own address still sends adverts by unicast, but no answer gets to a client.
+    own = vip.peers[node - 1] if vip.peers else ""
+    host = {"0.0.0.0": own or "127.0.0.1", "::": own or "::1"}.get(proxy.address, proxy.address)  # noqa: S104
+    six = "6" if ":" in host else ""
+    address = f"pack_sockaddr_in{six}({proxy.port},inet_pton(AF_INET{six},q({host})))"
+    asked = f"socket(S,PF_INET{six},SOCK_STREAM,0)&&connect(S,{address})"
+    if proxy.mode == "http" and proxy.listen != proxy.tls_listen:
+        # The proxy itself answers what is no request, with 400: no app is asked, so that none which hangs moves the
+        # address.
+        asked += "&&send(S,qq(x).chr(10).chr(10),0)&&<S>"
+    return f"/usr/bin/perl -MSocket=:all -e '{asked}||exit 1'"
+
+
+def _as_in_proc(address: str) -> str:
+    """The address as the kernel of a little-endian machine prints it in /proc/net/tcp: word by word, backwards."""
+    packed = ipaddress.ip_address(address).packed
+    return "".join(packed[i : i + 4][::-1].hex() for i in range(0, len(packed), 4)).upper()
+
+
+@dataclass(frozen=True)
+class View:
+    """What the engine's host says of its network."""
+
+    addresses: frozenset[str]
+    interfaces: frozenset[str]
+    nonlocal_bind: bool
+    """Whether a program may listen on an address that the host does not have."""
+
+
+class Vip:
+    """Keepalived in a container of the engine's host, with its file in a named volume."""
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self.vip = table(settings)
+        self.name = f"bluegreen-vip-{re.sub(r'[^0-9A-Za-z.]+', '-', self.vip.ip)}"
+
+    def boot(self, node: int | None = None) -> str:
+        """Keepalived runs with the file that the settings want, tested before; says what was done.
+
+        Without a number it stays the node that it is. A file that changed is loaded without a restart, and nothing is
+        touched if it did not. Raises Failed, with all as it was, if Keepalived refuses the file.
+        """
+        container, current = self._container(), self._file()
+        node = node or node_of(current)
+        if not node:
+            raise UsageError(
+                "which of the nodes is this?",
+                hint="bluegreen vip boot --node 1 (the first of vip.priorities, and of vip.peers)",
+            )
+        wanted = render(self._settings, node)
+        running = container is not None and container.status == "running"
+        if running and current == wanted:
+            return f"{self.name} runs as node {node}, unchanged"
+        self._have_image()
+        self._test(wanted)
+        if container is None:
+            container = self._create(wanted)
+            done = f"is made and runs as node {node}"
+        elif current == wanted:
+            done = f"runs again as node {node}"
+        else:
+            container.put_archive(ROOT, _tar(FILE, wanted))
+            done = f"has loaded its new file as node {node}" if running else f"runs as node {node} with its new file"
+        if running:
+            container.kill("HUP")
+        else:
+            container.start()
+            container.reload()
+        self._stays_up(container, container.attrs["State"]["StartedAt"])
+        return f"{self.name} {done}"
+
+    def status(self) -> dict[str, Any]:
+        """What is true on this host."""
+        container, current, view = self._container(), self._file(), self.view()
+        node = node_of(current)
+        running = container is not None and container.status == "running"
+        log = container.logs(tail=1000).decode(errors="replace") if container else ""
+        held = self.vip.ip in view.addresses
+        states = _STATE.findall(log)
+        complaints = _COMPLAINT.findall(log, max((match.end() for match in _BEGINS.finditer(log)), default=0))
+        valid = node and node <= len(self.vip.priorities)
+        return {
+            "name": self.name,
+            "address": self.vip.ip,
+            "interface": self.vip.interface,
+            "interface_there": self.vip.interface in view.interfaces,
+            "router_id": self.vip.router_id,
+            "node": node,
+            "priority": self.vip.priorities[node - 1] if valid else None,
+            "exists": container is not None,
+            "running": running,
+            "version": self._version(container) if running else None,
+            "held": held,
+            "state": (states[-1] if states else "MASTER" if held else None) if running else None,
+            "current": bool(valid) and current == render(self._settings, node),
+            "nonlocal_bind": view.nonlocal_bind,
+            "complaint": complaints[-1].strip() if complaints and running else None,
+        }
+
+    def remove(self) -> list[str]:
+        """The container and its volume are gone, and the other node has the address. Says which were there."""
+        gone = []
+        container = self._container()
+        if container is not None:
+            container.stop()  # a clean stop tells the others at once; a kill lets them wait
+            container.remove(v=True)
+            gone.append(f"container {self.name}")
+        with contextlib.suppress(NotFound):
+            self._client.volumes.get(self.name).remove()
+            gone.append(f"volume {self.name}")
+        return gone
+
+    def view(self) -> View:
+        """What the host says, by way of a container that looks at its network; any image with `cat` will do."""
+        family = 6 if ":" in self.vip.ip else 4
+        paths = [*_ADDRESSES, "/proc/net/dev", _NONLOCAL.format(family=family)]
+        container = self._container()
+        if container is not None and container.status == "running":
+            words = container.exec_run(["cat", *paths]).output.decode(errors="replace")
+        else:
+            here = self._client.images.list(self.vip.image)
+            words = self._once(self.vip.image if here else self._settings.proxy.image, ["cat", *paths])[1]
+        return parse_view(words)
+
+    def _container(self) -> Any | None:
+        try:
+            return self._client.containers.get(self.name)
+        except NotFound:
+            return None
+
+    def _file(self) -> str:
+        """The file that the container has; empty without one."""
+        container = self._container()
+        if container is None:
+            return ""
+        try:
+            pieces, _ = container.get_archive(f"{ROOT}/{FILE}")
+        except NotFound:
+            return ""
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+            file = tar.extractfile(FILE)
+            return file.read().decode(errors="replace") if file else ""
+
+    def _version(self, container: Any) -> str | None:
+        words = container.exec_run(["keepalived", "--version"]).output.decode(errors="replace")
+        found = re.search(r"Keepalived v([0-9.]+)", words)
+        return found[1] if found else None
+
+    def _have_image(self) -> None:
+        image = self.vip.image
+        try:
+            self._client.images.get(image)
+        except ImageNotFound:
+            try:
+                self._client.images.pull(image)
+            except (APIError, ImageNotFound) as error:
+                raise Failed(
+                    f"vip.image: {image} is not on the engine and can't be pulled: {error.explanation or error}",
+                    hint="set vip.image to an image with keepalived and perl: FROM debian:stable-slim, and"
+                    " RUN apt-get update && apt-get install -y keepalived",
+                ) from error
+
+    def _test(self, text: str) -> None:
+        """Keepalived takes the file, on this host's network. Raises Failed if it does not."""
+        code, words = self._once(self.vip.image, ["keepalived", "--config-test", f"--use-file=/{FILE}"], text)
+        if code:
+            raise Failed(
+                f"keepalived refuses its new file, and nothing was changed: {words.strip() or f'exit code {code}'}",
+                hint="bluegreen vip render shows it",
+            )
+        # Keepalived itself would wait for one that comes up later, and so say nothing of one that is misspelt.
+        view = self.view()
+        if self.vip.interface not in view.interfaces:
+            raise Failed(
+                f"vip.interface: this host has no {self.vip.interface}, and nothing was changed; it has"
+                f" {', '.join(sorted(view.interfaces - {'lo'}))}",
+                hint="set vip.interface",
+            )
+
+    def _once(self, image: str, command: list[str], file: str = "") -> tuple[int, str]:
+        """The exit code and the words of a command in the host's network, in a container that is gone afterwards."""
+        try:
+            container = self._client.containers.create(image, command, entrypoint=[], network_mode="host")
+        except ImageNotFound as error:
+            raise Failed(f"{image} is not on the engine", hint=f"docker pull {image}") from error
+        try:
+            if file:
+                container.put_archive("/", _tar(FILE, file))
+            container.start()
+            return container.wait()["StatusCode"], container.logs().decode(errors="replace")
+        finally:
+            container.remove(force=True, v=True)
+
+    def _create(self, text: str) -> Any:
+        labels = {"bluegreen.vip": self.vip.ip}
+        self._client.volumes.create(self.name, labels=labels)
+        container = self._client.containers.create(
+            self.vip.image,
+            ["keepalived", "--dont-fork", "--log-console", f"--use-file={ROOT}/{FILE}"],
+            entrypoint=[],
+            name=self.name,
+            labels=labels,
+            network_mode="host",
+            cap_drop=["ALL"],
+            # The first two are its work. Without the third it can't drop groups before it runs the check of the proxy,
+            # and then takes the check, which never ran, for passed (seen with 2.2.7).
+            cap_add=["NET_ADMIN", "NET_RAW", "SETGID"],
+            security_opt=["no-new-privileges"],
+            read_only=True,
+            pids_limit=64,
+            tmpfs={"/run": "", "/tmp": ""},
+            volumes={self.name: {"bind": ROOT, "mode": "rw"}},
+            restart_policy={"Name": "always"},
+            stop_signal="SIGTERM",
+            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+        )
+        container.put_archive(ROOT, _tar(FILE, text))
+        return container
+
+    def _stays_up(self, container: Any, started: str) -> None:
+        """Raises Failed if within a second it has ended, or was started anew."""
+        time.sleep(1)
+        container.reload()
+        if container.status != "running" or container.attrs["State"]["StartedAt"] != started:
+            last = container.logs(tail=5).decode(errors="replace").strip()
+            raise Failed(f"{self.name} does not stay up: {last}", hint=f"docker logs {self.name}")
+
+
+def node_of(text: str) -> int:
+    """The number of the node whose file this is; 0 for none that was made here."""
+    found = re.match(r"# Keepalived for \S+, node (\d+) of \d+, made by bluegreen: \w+\n", text)
+    return int(found[1]) if found else 0
+
+
+def parse_view(words: str) -> View:
+    """The addresses, interfaces and the switch in what `cat` printed of the host's /proc."""
+    found = {match[1] for match in re.finditer(r"\|-- (\S+)\n\s+/32 host LOCAL", words)}
+    for match in re.finditer(r"^([0-9a-f]{32}) [0-9a-f]{2} ", words, re.MULTILINE):
+        found.add(str(ipaddress.IPv6Address(int(match[1], 16))))
+    interfaces = frozenset(re.findall(r"^\s*([^\s:|]+):\s*\d+ ", words, re.MULTILINE))
+    last = words.strip().rpartition("\n")[2].strip()
+    return View(frozenset(found), interfaces, last == "1")
+
+
+def _tar(name: str, text: str) -> bytes:
+    """A tar of one file that root alone may read, as it may hold a password."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry, data = tarfile.TarInfo(name), text.encode()
+        entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+        tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
