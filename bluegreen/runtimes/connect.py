@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -33,14 +34,17 @@ def connect() -> docker.DockerClient:
     Raises BluegreenError with what to do when no engine answers or its socket refuses this user.
     """
     where, tls = address()
-    try:
-        if where.startswith("ssh://"):
-            client = docker.DockerClient(base_url=_forward(where), timeout=TIMEOUT)
-        else:
-            client = docker.DockerClient(base_url=where, tls=tls, timeout=TIMEOUT)
-        client.ping()
-    except (DockerException, OSError, ValueError) as error:
-        raise unreachable(where, error) from error
+    with contextlib.ExitStack() as unless_it_answers:
+        try:
+            if where.startswith("ssh://"):
+                client = docker.DockerClient(base_url=_forward(where), timeout=TIMEOUT)
+            else:
+                client = docker.DockerClient(base_url=where, tls=tls, timeout=TIMEOUT)
+            unless_it_answers.callback(client.close)
+            client.ping()
+        except (DockerException, OSError, ValueError) as error:
+            raise unreachable(where, error) from error
+        unless_it_answers.pop_all()
     return client
 
 

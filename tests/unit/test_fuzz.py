@@ -27,6 +27,8 @@ from bluegreen.proxies.agent import Agent, AgentError
 from bluegreen.service import DRIVERS, Service
 from bluegreen.settings import Settings
 
+# A library that gives up in the middle of an answer may leave its connection to the garbage collector, which says so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 EXAMPLES = int(os.environ.get("BLUEGREEN_FUZZ", "30"))
 fuzz = settings(
     deadline=None,
