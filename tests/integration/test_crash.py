@@ -161,7 +161,9 @@ class Elsewhere:
 
     def _in_proxy(self, *command: str) -> str:
         proxy = self.engine.containers.get(f"bluegreen-proxy-127.0.0.1-{self.here.port}")
-        raw: bytes = proxy.exec_run(list(command), stderr=False, user="0").output
+        # The SDK loses what is said before it listens.
+        late = ["sh", "-c", 'sleep 0.2; exec "$@"', "sh", *command]
+        raw: bytes = proxy.exec_run(late, stderr=False, user="0").output
         return raw.decode()
 
     def _start(self, command: str, **env: str) -> subprocess.Popen[str]:
