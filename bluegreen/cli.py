@@ -228,6 +228,37 @@ def status(service: Any, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many runs.")
+@as_json
+@with_service
+def history(service: Any, limit: int, as_json: bool) -> None:
+    """Show the latest runs: who did what from where, when, for how long, and what came of it."""
+    from bluegreen.console import Console
+    from bluegreen.history import line
+
+    Console(as_json=as_json).history([line(kept) for kept in service.runs()[:limit]])
+
+
+@main.command()
+@click.argument("run", required=False)
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write its page.")
+@as_json
+@with_service
+def receipt(service: Any, run: str | None, report_file: Path | None, as_json: bool) -> None:
+    """Show the receipt of RUN, or of the latest run, again."""
+    from bluegreen.console import Console
+    from bluegreen.errors import Failed
+
+    found = service.receipt(run)
+    if report_file:
+        _keep(found, None, report_file)
+    try:
+        Console(as_json=as_json).receipt(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Failed(f"the receipt of {found['run']} is damaged: {error!r}", hint="bluegreen history") from error
+
+
+@main.command()
 @click.option("--seconds", type=float, help="End after so long. [default: at Ctrl-C]")
 @click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), default=20.0, help="Requests a second.")
 @as_json

@@ -133,6 +133,25 @@ class Console:
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
 
+    def history(self, runs: Sequence[dict[str, Any]]) -> None:
+        if self.as_json:
+            self._json(runs)
+            return
+        for run in runs:
+            if run["damaged"]:
+                self.line(f"{run['run']}  damaged")
+                continue
+            mark = {"done": "✓", "undone": "↩"}.get(run["result"], "✗")
+            took = "" if run["seconds"] is None else f" in {run['seconds']:.1f} s"
+            what = f"{run['action']} {run['from'] or 'nothing'} → {run['to']}: {run['result']}{took}"
+            saw = f", {run['failed']} of {run['requests']} requests failed" if run["requests"] else ""
+            when = str(run["started"])[:19].replace("T", " ")
+            self.line(f"{run['run']}  {when}  {mark} " + " ".join(f"{what}{saw}, {run['who']}".split()))
+            if run["reason"]:
+                self.line("    " + str(run["reason"]).partition("\n")[0])
+        if not runs:
+            self.line("no run is kept")
+
     def findings(self, findings: Sequence[Finding]) -> None:
         if self.as_json:
             self._json([asdict(finding) for finding in findings])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -20,6 +21,7 @@ from requests import RequestException
 
 from bluegreen import plan as planning
 from bluegreen import prune
+from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
 from bluegreen.engine import execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
@@ -31,6 +33,7 @@ from bluegreen.gitlab import (
     prune_tags,
     records_itself,
 )
+from bluegreen.history import History, Kept
 from bluegreen.lock import Holder, Lock
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
@@ -81,6 +84,8 @@ class Service:
     registry: Registry | None = None
     project: Project | None = None
     """The GitLab project that deployments are recorded in."""
+    history: History | None = None
+    """The receipts that are kept with the service."""
     events: list[Event] = field(default_factory=list)
     start: Start | None = None
     """When the last run began."""
@@ -101,7 +106,8 @@ class Service:
         )
         registry = Registry(client, settings) if settings.registry.server else None
         driver = DRIVERS[proxy.kind](settings, place)
-        service = cls(settings, client, DockerRuntime(client, settings), driver, registry, find(settings))
+        history = History(client, settings.service, settings.proxy.image)
+        service = cls(settings, client, DockerRuntime(client, settings), driver, registry, find(settings), history)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -217,6 +223,21 @@ class Service:
             "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
         }
 
+    def runs(self) -> list[Kept]:
+        """What is kept of the latest runs, the latest first."""
+        return self.history.runs() if self.history else []
+
+    def receipt(self, run: str | None) -> dict[str, Any]:
+        """The receipt of a run, or of the latest one. Raises Failed if none is kept, or it is damaged."""
+        found = [kept for kept in self.runs() if run in (None, kept.run)]
+        if not found:
+            what = f"no run {run}" if run else "no run"
+            raise Failed(f"{what} is kept in the history of {self.settings.service}", hint="bluegreen history")
+        receipt = found[0].receipt
+        if receipt is None:
+            raise Failed(f"all that is kept of {self.settings.service} is damaged", hint="bluegreen history")
+        return receipt
+
     def render_proxy(self) -> str:
         """The service's file of the proxy as the settings want it, with what is live in use; blue before the first run.
 
@@ -265,7 +286,8 @@ class Service:
         with self._locked("down", options, emit) as lock:
             self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
-            return [*gone, *self.proxy.remove(), *self.runtime.remove_network()]
+            gone += [*self.proxy.remove(), *self.runtime.remove_network()]
+            return [*gone, *(self.history.remove() if self.history else [])]
 
     def _run(
         self,
@@ -306,7 +328,7 @@ class Service:
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
-                    return self._receipt(run_id, plan, "done", observed)
+                    return self._told(self._receipt(run_id, plan, "done", observed), tell)
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, "unchanged", observed)
@@ -383,8 +405,16 @@ class Service:
             **more,
         )
 
+    def _told(self, receipt: dict[str, Any], tell: Emit) -> dict[str, Any]:
+        """The receipt, once everybody who is to be told of the run has been. Whoever can't be is only a warning."""
+        listeners: dict[str, Callable[[], object]] = {}
+        if self.history:
+            listeners["history"] = partial(self.history.keep, receipt)
+        tell_all(listeners, lambda who, words: tell(Event(who, "progress", self.runtime.name, detail=words)))
+        return receipt
+
     def _receipt_of(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
-        return self._receipt(
+        receipt = self._receipt(
             run.id,
             run.plan,
             result,
@@ -397,6 +427,7 @@ class Service:
             leftover=run.leftover,
             reason=reason,
         )
+        return self._told(receipt, run.emit)
 
     def _witness(self, plan: Plan, observed: Observed) -> Witness:
         """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""

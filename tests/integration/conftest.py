@@ -119,7 +119,8 @@ _numbers = itertools.count(1)
 
 def remove_all(engine: docker.DockerClient, service: TestService) -> None:
     """Nothing of the service is left, whatever the test did to it."""
-    for name in (f"bluegreen-lock-{service.name}", f"bluegreen-proxy-127.0.0.1-{service.port}"):
+    proxy, history = f"bluegreen-proxy-127.0.0.1-{service.port}", f"bluegreen-history-{service.name}"
+    for name in (f"bluegreen-lock-{service.name}", proxy, history):
         with contextlib.suppress(docker.errors.APIError):
             engine.containers.get(name).remove(force=True, v=True)
     for container in engine.containers.list(
@@ -130,5 +131,6 @@ def remove_all(engine: docker.DockerClient, service: TestService) -> None:
     for name in (f"bluegreen-net-{service.name}", f"bluegreen-edge-127.0.0.1-{service.port}"):
         with contextlib.suppress(docker.errors.APIError):
             engine.networks.get(name).remove()
-    with contextlib.suppress(docker.errors.APIError):
-        engine.volumes.get(f"bluegreen-proxy-127.0.0.1-{service.port}").remove(force=True)
+    for name in (proxy, history):
+        with contextlib.suppress(docker.errors.APIError):
+            engine.volumes.get(name).remove(force=True)

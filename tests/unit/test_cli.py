@@ -47,8 +47,8 @@ timeout = "1s"
 seconds = 0
 """
 COMMANDS = [
-    *("build", "deploy", "doctor", "down", "gitlab", "init", "login"),
-    *("proxy", "prune", "push", "rollback", "status", "watch"),
+    *("build", "deploy", "doctor", "down", "gitlab", "history", "init", "login"),
+    *("proxy", "prune", "push", "receipt", "rollback", "status", "watch"),
 ]
 PROXY = ["boot", "reload", "render", "status"]
 
