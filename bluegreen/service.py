@@ -9,7 +9,7 @@ import difflib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from bluegreen.gitlab import (
 )
 from bluegreen.history import History, Kept
 from bluegreen.lock import Holder, Lock
+from bluegreen.logs import Source, run_in
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
@@ -237,6 +238,10 @@ class Service:
         if receipt is None:
             raise Failed(f"all that is kept of {self.settings.service} is damaged", hint="bluegreen history")
         return receipt
+
+    def execute(self, command: Sequence[str], emit: Callable[[Source, str, bool], None], **which: Any) -> int:
+        """The command has run in the replicas of what is live; see `logs.run_in`."""
+        return run_in(self.runtime, observe(self.runtime, self.proxy), command, emit, **which)
 
     def render_proxy(self) -> str:
         """The service's file of the proxy as the settings want it, with what is live in use; blue before the first run.
