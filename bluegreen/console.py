@@ -142,7 +142,7 @@ class Console:
             if run["damaged"]:
                 self.line(f"{run['run']}  damaged")
                 continue
-            mark = {"done": "✓", "undone": "↩"}.get(run["result"], "✗")
+            mark = {"done": "✓", "undone": "↩"}.get(str(run["result"]), "✗")
             took = "" if run["seconds"] is None else f" in {run['seconds']:.1f} s"
             what = f"{run['action']} {run['from'] or 'nothing'} → {run['to']}: {run['result']}{took}"
             saw = f", {run['failed']} of {run['requests']} requests failed" if run["requests"] else ""

@@ -157,22 +157,27 @@ def unpack(data: bytes) -> dict[str, Any] | None:
     return receipt if known else None
 
 
+def summary(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """The run in a line. Raises KeyError, TypeError or ValueError if it is not quite a receipt."""
+    requests = receipt["requests"]
+    return {
+        **{key: receipt[key] for key in SUMMARY},
+        "seconds": None if receipt["seconds"] is None else float(receipt["seconds"]),
+        "requests": int(requests["total"]),
+        "failed": int(requests["failed"]),
+    }
+
+
+SUMMARY = ("run", "action", "from", "to", "result", "reason", "started", "seconds", "who")
+
+
 def line(kept: Kept) -> dict[str, Any]:
     """What a list of runs shows of one; nothing but that it is damaged, if it is."""
-    receipt = kept.receipt
-    keys = ("run", "action", "from", "to", "result", "reason", "started", "seconds", "who")
     try:
-        assert receipt is not None
-        requests = receipt["requests"]
-        return {
-            **{key: receipt[key] for key in keys},
-            "seconds": None if receipt["seconds"] is None else float(receipt["seconds"]),
-            "requests": int(requests["total"]),
-            "failed": int(requests["failed"]),
-            "damaged": False,
-        }
-    except (AssertionError, KeyError, TypeError, ValueError):
-        return {**dict.fromkeys(keys), "run": kept.run or kept.file, "requests": 0, "failed": 0, "damaged": True}
+        return {**summary(kept.receipt or {}), "damaged": False}
+    except (KeyError, OverflowError, TypeError, ValueError):
+        nothing = {**dict.fromkeys(SUMMARY), "requests": 0, "failed": 0}
+        return {**nothing, "run": kept.run or kept.file, "damaged": True}
 
 
 def _plain(value: Any) -> Any:

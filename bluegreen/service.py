@@ -19,8 +19,8 @@ from typing import Any
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
+from bluegreen import notify, prune
 from bluegreen import plan as planning
-from bluegreen import prune
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
 from bluegreen.engine import execute, interrupts
@@ -87,6 +87,8 @@ class Service:
     """The GitLab project that deployments are recorded in."""
     history: History | None = None
     """The receipts that are kept with the service."""
+    hooks: dict[str, str] = field(default_factory=dict)
+    """The webhooks that are told of runs; see `notify.find`."""
     events: list[Event] = field(default_factory=list)
     start: Start | None = None
     """When the last run began."""
@@ -108,7 +110,8 @@ class Service:
         registry = Registry(client, settings) if settings.registry.server else None
         driver = DRIVERS[proxy.kind](settings, place)
         history = History(client, settings.service, settings.proxy.image)
-        service = cls(settings, client, DockerRuntime(client, settings), driver, registry, find(settings), history)
+        runtime, hooks = DockerRuntime(client, settings), notify.find(settings)
+        service = cls(settings, client, runtime, driver, registry, find(settings), history, hooks)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -415,6 +418,7 @@ class Service:
         listeners: dict[str, Callable[[], object]] = {}
         if self.history:
             listeners["history"] = partial(self.history.keep, receipt)
+        listeners |= notify.listeners(self.hooks, self.settings, receipt)
         tell_all(listeners, lambda who, words: tell(Event(who, "progress", self.runtime.name, detail=words)))
         return receipt
 

@@ -43,7 +43,7 @@ VARIABLE = "BLUEGREEN_CONFIG"
 
 _TEMPLATE = Path(__file__).with_name("templates") / FILE
 _SHOWN = 40
-_SECRET = (("app", "env"), ("image", "args"))
+_SECRET = (("app", "env"), ("image", "args"), ("notify", "webhook"), ("notify", "slack"))
 """Tables whose values are never shown in a message."""
 
 _SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
@@ -239,6 +239,26 @@ def _url(value: str) -> str:
     if not match or "?" in path:
         raise ValueError(f'{_shown(value)} is not an address such as "http://127.0.0.1:8080"')
     return f"{match[1]}://{_authority(match[2])}{_path(path) if path else ''}"
+
+
+def _secret_url(value: str) -> str:
+    """An address that may hold a secret, and so is never shown."""
+    match = re.fullmatch(r"https?://([^/?]*)(/.*)?", value)
+    try:
+        if not match or len(value) > 2000 or not _PATH.fullmatch(match[2] or "/"):
+            raise ValueError
+        _authority(match[1])
+    except ValueError:
+        raise ValueError('is not an address such as "https://chat.example.com/hooks/abc"') from None
+    return value
+
+
+def check_secret_url(value: str, name: str) -> str:
+    """`value`, which the variable `name` has. Raises SettingsError, which does not show it, if it is no address."""
+    try:
+        return _secret_url(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def _repository(value: str) -> str:
@@ -1144,6 +1164,23 @@ class WitnessTable(Table):
     )
 
 
+class NotifyTable(Table):
+    """Who is told how a run ended."""
+
+    webhook: Annotated[str, AfterValidator(_secret_url)] = Field(
+        default="", validate_default=False, repr=False, description="An address to which JSON is posted."
+    )
+    slack: Annotated[str, AfterValidator(_secret_url)] = Field(
+        default="",
+        validate_default=False,
+        repr=False,
+        description="An incoming webhook of Slack, or of a chat that takes the same, such as Mattermost.",
+    )
+    on: Annotated[tuple[Literal["done", "undone", "failed"], ...], _List, AfterValidator(_distinct)] = Field(
+        default=("done", "undone", "failed"), description="Which ends they are told of."
+    )
+
+
 class Settings(Table):
     """All of bluegreen.toml, checked. Two with the same content and root are equal."""
 
@@ -1162,6 +1199,7 @@ class Settings(Table):
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
+    notify: NotifyTable = Field(default_factory=NotifyTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
 

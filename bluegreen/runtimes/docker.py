@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
-from docker.utils.socket import STDERR, STDOUT, frames_iter
+from docker.utils.socket import STDERR, STDOUT
+from urllib3.exceptions import HTTPError
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
@@ -232,7 +234,7 @@ class DockerRuntime:
         except NotFound:
             return
         lines = Lines()
-        with contextlib.closing(pieces):
+        with contextlib.closing(pieces), _whole_answer():
             for piece in pieces:
                 yield from map(_stamped, lines.add(piece))
             yield from map(_stamped, lines.rest())
@@ -242,10 +244,14 @@ class DockerRuntime:
         outputs = {STDOUT: Lines(), STDERR: Lines()}
         try:
             run = api.exec_create(replica.id, list(command))["Id"]
-            raw = api.exec_start(run, socket=True)
-            with contextlib.closing(getattr(raw, "_sock", raw)), contextlib.closing(raw):
-                for kind, piece in frames_iter(raw, tty=False):
-                    for line in outputs[kind].add(piece):
+            # Not exec_start, whose socket lacks what came in one piece with the answer's head.
+            url, how = api._url("/exec/{0}/start", run), {"Detach": False, "Tty": False}
+            response = api._post_json(url, data=how, stream=True, timeout=None)
+            api._raise_for_status(response)
+            with contextlib.closing(response), _whole_answer():
+                while len(head := response.raw.read(8)) == 8:
+                    kind, length = struct.unpack(">BxxxL", head)
+                    for line in outputs[kind].add(response.raw.read(length)):
                         emit(plain(line), kind == STDERR)
             code = api.exec_inspect(run)["ExitCode"]
         except APIError as error:
@@ -422,6 +428,15 @@ class Lines:
     def rest(self) -> list[str]:
         """The line that was begun, if there is one."""
         return self.add(b"\n") if self._begun else []
+
+
+@contextlib.contextmanager
+def _whole_answer() -> Iterator[None]:
+    """Raises Failed if the engine's answer, which is read inside, breaks off."""
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise Failed(f"the engine's answer broke off: {error}", hint="is it running? try: docker info") from error
 
 
 def _stamped(line: str) -> Line:

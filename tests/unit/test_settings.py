@@ -102,6 +102,8 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("image.repository", "localhost/a__b-c.d", "localhost/a__b-c.d"),
         ("image.target", "run-time", "run-time"),
         ("image.args", {"A": "{{ '\n\" }}"}, {"A": "{{ '\n\" }}"}),
+        ("notify.webhook", "https://a.test:8443/hooks/abc?token=x", "https://a.test:8443/hooks/abc?token=x"),
+        ("notify.on", ["failed"], ("failed",)),
         ("app.port", 65535, 65535),
         ("app.replicas", 50, 50),
         ("app.env", {"_a1": "\"';{}$\n"}, {"_a1": "\"';{}$\n"}),
@@ -962,3 +964,16 @@ def test_deep_nesting_is_a_settings_error() -> None:
 def test_a_release_is_what_a_body_is_filled_with() -> None:
     release = dataclasses.replace(Release("v{number}"), digest="sha256:1")
     assert parse(having("probe.body", "{release}")).expected_body(release) == "v{number}"
+
+
+@pytest.mark.parametrize("key", ["webhook", "slack"])
+@pytest.mark.parametrize("value", ["", "secret", "ftp://secret/", "http:///secret", "http://a.test/secret x", 7])
+def test_an_address_that_may_be_a_secret_is_not_shown(key: str, value: object) -> None:
+    words = refused(f"notify.{key}", value)
+    assert words in ("must be a string", 'is not an address such as "https://chat.example.com/hooks/abc"')
+
+
+def test_who_is_told_does_not_change_what_a_release_is() -> None:
+    assert parse(having("notify.slack", "https://a.test/b")).hash == parse(LEAST).hash
+    assert refused("notify.on", ["sometimes"]).startswith("must be 'done', 'undone' or 'failed'")
+    assert "is there twice" in refused("notify.on", ["done", "done"])
