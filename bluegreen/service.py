@@ -19,7 +19,7 @@ from typing import Any
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
-from bluegreen import notify, prune
+from bluegreen import metrics, notify, prune
 from bluegreen import plan as planning
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
@@ -413,12 +413,15 @@ class Service:
             **more,
         )
 
-    def _told(self, receipt: dict[str, Any], tell: Emit) -> dict[str, Any]:
+    def _told(self, receipt: dict[str, Any], tell: Emit, witness: Witness | None = None) -> dict[str, Any]:
         """The receipt, once everybody who is to be told of the run has been. Whoever can't be is only a warning."""
         listeners: dict[str, Callable[[], object]] = {}
         if self.history:
             listeners["history"] = partial(self.history.keep, receipt)
         listeners |= notify.listeners(self.hooks, self.settings, receipt)
+        if self.start:
+            records = witness.records if witness else list
+            listeners |= metrics.listeners(self.settings, receipt, self.start.clock, records)
         tell_all(listeners, lambda who, words: tell(Event(who, "progress", self.runtime.name, detail=words)))
         return receipt
 
@@ -436,7 +439,7 @@ class Service:
             leftover=run.leftover,
             reason=reason,
         )
-        return self._told(receipt, run.emit)
+        return self._told(receipt, run.emit, run.witness)
 
     def _witness(self, plan: Plan, observed: Observed) -> Witness:
         """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""

@@ -61,6 +61,7 @@ _ENVIRONMENT = r"[A-Za-z0-9_.-](?:[A-Za-z0-9_. /-]{0,253}[A-Za-z0-9_.-])?"
 _PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
 _PLACEHOLDER = re.compile(r"\{(release|number)\}")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+_INFLUX_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_. /@-]{0,62}[A-Za-z0-9_])?"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -1181,6 +1182,41 @@ class NotifyTable(Table):
     )
 
 
+class MetricsTable(Table):
+    """Where the figures of every run go."""
+
+    influxdb: Annotated[str, AfterValidator(_url)] = Field(
+        default="", validate_default=False, description="The address of an InfluxDB. Default: none."
+    )
+    database: Annotated[str, _matching(_INFLUX_NAME, "the name of a database")] = Field(
+        default="fluentdb", description="Its database (InfluxDB 1.x), which is made if it is not there."
+    )
+    user: Annotated[str, _matching(_INFLUX_NAME, "the name of a user")] = Field(
+        default="", validate_default=False, description="Its user, whose password is in BLUEGREEN_INFLUXDB_PASSWORD."
+    )
+    bucket: Annotated[str, _matching(_INFLUX_NAME, "the name of a bucket")] = Field(
+        default="",
+        validate_default=False,
+        description="A bucket (InfluxDB 2.x), whose token is in BLUEGREEN_INFLUXDB_TOKEN; database and user are then"
+        " not used.",
+    )
+    org: Annotated[str, _matching(_INFLUX_NAME, "the name of an organization")] = Field(
+        default="", validate_default=False, description="The organization that the bucket is in."
+    )
+    textfile: Annotated[str, _matching(r"[^\x00-\x1f]{1,1000}\.prom", 'a file whose name ends with ".prom"')] = Field(
+        default="",
+        validate_default=False,
+        description="A file for the textfile collector of Prometheus's node exporter, on the machine that deploys.",
+    )
+
+    @field_validator("org")
+    @classmethod
+    def _of_a_bucket(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("bucket", "x"):
+            raise ValueError("goes with metrics.bucket only")
+        return value
+
+
 class Settings(Table):
     """All of bluegreen.toml, checked. Two with the same content and root are equal."""
 
@@ -1200,6 +1236,7 @@ class Settings(Table):
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
     notify: NotifyTable = Field(default_factory=NotifyTable)
+    metrics: MetricsTable = Field(default_factory=MetricsTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
 

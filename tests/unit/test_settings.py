@@ -103,6 +103,10 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("image.target", "run-time", "run-time"),
         ("image.args", {"A": "{{ '\n\" }}"}, {"A": "{{ '\n\" }}"}),
         ("notify.webhook", "https://a.test:8443/hooks/abc?token=x", "https://a.test:8443/hooks/abc?token=x"),
+        ("metrics.influxdb", "http://127.0.0.1:8086/", "http://127.0.0.1:8086"),
+        ("metrics.database", "a b", "a b"),
+        ("metrics.bucket", "team/deploys", "team/deploys"),
+        ("metrics.textfile", "/var/lib/shop.prom", "/var/lib/shop.prom"),
         ("notify.on", ["failed"], ("failed",)),
         ("app.port", 65535, 65535),
         ("app.replicas", 50, 50),
@@ -977,3 +981,13 @@ def test_who_is_told_does_not_change_what_a_release_is() -> None:
     assert parse(having("notify.slack", "https://a.test/b")).hash == parse(LEAST).hash
     assert refused("notify.on", ["sometimes"]).startswith("must be 'done', 'undone' or 'failed'")
     assert "is there twice" in refused("notify.on", ["done", "done"])
+
+
+def test_the_figures_go_to_a_database_or_to_a_bucket() -> None:
+    assert at("metrics.database", "fluentdb") == "fluentdb"
+    assert refused("metrics.org", "example") == "goes with metrics.bucket only"
+    assert parse(having("metrics", {"bucket": "b", "org": "example"})).metrics.org == "example"
+    for name in ('a"', "a;b", "", " a", "a\n"):
+        assert "is not the name of a database" in refused("metrics.database", name)
+    assert "is not a file whose name ends" in refused("metrics.textfile", "/var/lib/shop.txt")
+    assert parse(having("metrics.influxdb", "http://a")).hash == parse(LEAST).hash
