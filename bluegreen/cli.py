@@ -255,7 +255,10 @@ def receipt(service: Any, run: str | None, report_file: Path | None, as_json: bo
     try:
         Console(as_json=as_json).receipt(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Failed(f"the receipt of {found['run']} is damaged: {error!r}", hint="bluegreen history") from error
+        raise Failed(
+            f"the receipt of {found['run']} is damaged, or of another version of bluegreen: {error!r}",
+            hint=f"bluegreen receipt {found['run']} --json",
+        ) from error
 
 
 def _colour(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:

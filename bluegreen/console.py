@@ -108,6 +108,8 @@ class Console:
             self.line(f"  sockets  {words}")
         for words in receipt["leftover"]:
             self.line(f"  leftover {words}; the next run takes it up")
+        for words in receipt["warnings"]:
+            self.line(f"  warning  {plain(words).partition(chr(10))[0]}; this changes nothing of the result")
 
     def status(self, status: dict[str, Any]) -> None:
         if self.as_json:

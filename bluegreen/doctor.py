@@ -25,6 +25,8 @@ from bluegreen.model import Release
 from bluegreen.observe import observe
 from bluegreen.proxies.nginx import KEEPALIVE_MIN
 from bluegreen.registry import credentials, may_push, trap
+from bluegreen.runtimes.confined import confined, is_root
+from bluegreen.settings import Settings
 
 if TYPE_CHECKING:
     from bluegreen.service import Service
@@ -99,7 +101,7 @@ def space(service: Service) -> Iterator[Finding]:
         return
     # The root of a container is on the disk that images are on, whichever machine that is.
     raw = service.client.containers.run(
-        proxy.image, ["df", "-Pk", "/"], entrypoint=[], network_mode="none", remove=True
+        proxy.image, ["df", "-Pk", "/"], entrypoint=[], network_mode="none", remove=True, **confined()
     )
     free = int(raw.decode().splitlines()[-1].split()[3]) * 1024
     observed = observe(service.runtime, service.proxy)
@@ -174,6 +176,64 @@ def stopping(service: Service) -> Iterator[Finding]:
         )
     else:
         yield Finding("stopping", OK, f"{settings.app.stop_timeout:g} s from SIGTERM to SIGKILL")
+
+
+def confinement(service: Service) -> Iterator[Finding]:
+    """What containers may do beyond what they need by default, by the settings and by how they were made."""
+    loosened = loosenings(service.settings)
+    for what in loosened:
+        yield Finding("confinement", NOTE, what)
+    again = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"
+    made = {
+        "deploy the next release": {"label": f"bluegreen.service={service.settings.service}"},
+        again: {"label": "bluegreen.proxy", "name": f"^{service.proxy.name}$"},
+    }
+    unconfined = [
+        (container.name, mend)
+        for mend, filters in made.items()
+        for container in service.client.containers.list(filters=filters, ignore_removed=True)
+        if not container.attrs["HostConfig"]["CapDrop"]
+    ]
+    for name, mend in unconfined:
+        what = f"{name} was made by an older bluegreen, and may do all that the engine allows by default"
+        yield Finding("confinement", WARNING, what, "whoever breaks into it gets further", mend)
+    if not loosened and not unconfined:
+        yield Finding("confinement", OK, "not root, no capabilities, no new privileges, a read-only root")
+
+
+def loosenings(settings: Settings) -> list[str]:
+    """The settings that let containers do what they may not by default, each with what it means."""
+    app, proxy = settings.app, settings.proxy
+    sockets = [volume for volume in app.volumes if "docker.sock" in volume]
+    found = {
+        "app.user: it runs as root": app.user is not None and is_root(app.user),
+        "app.read_only: it can change its own program": not app.read_only,
+        f"app.cap_add: it has {', '.join(app.cap_add)}": bool(app.cap_add),
+        "app.no_new_privileges: a setuid program can make it root": not app.no_new_privileges,
+        "app.pids_limit: it can take all processes of the host": not app.pids_limit,
+        f"app.volumes: with {', '.join(sockets)} it is root on the host": bool(sockets),
+    }
+    if proxy.where == "container":
+        found["proxy.user: it runs as root"] = proxy.user is not None and is_root(proxy.user)
+        found["proxy.read_only: it can change its own program"] = not proxy.read_only
+    return [each for each, is_so in found.items() if is_so]
+
+
+def secrets(service: Service) -> Iterator[Finding]:
+    table = service.settings.app.secrets
+    if not table:
+        return
+    shown = sorted(name for name, secret in table.items() if secret.as_ == "env")
+    if shown:
+        yield Finding(
+            "secrets",
+            WARNING,
+            f"{', '.join(shown)}: handed to the app as variables",
+            "`docker inspect` shows those, and every process that the app starts has them",
+            'leave out as = "env", and have the app read /run/secrets/NAME',
+        )
+    service.secrets()
+    yield Finding("secrets", OK, f"{len(table)} can be had")
 
 
 def registry(service: Service) -> Iterator[Finding]:
@@ -310,12 +370,37 @@ def mounts(service: Service) -> Iterator[Finding]:
                 )
 
 
+def hooks(service: Service) -> Iterator[Finding]:
+    import shutil
+
+    for name, hook in service.settings.hooks:
+        if hook is None or hook.run != "here":
+            continue
+        program = hook.command[0]
+        place = service.settings.root / program if "/" in program else program
+        if shutil.which(place):
+            yield Finding("hooks", OK, f"{name}: {hook.words}")
+        else:
+            yield Finding(
+                "hooks",
+                ERROR,
+                f"{name}: {program} is no program that can be run here",
+                "the hook would fail",
+                f"chmod +x {place}, or correct hooks.{name}.command" if "/" in program else f"install {program}",
+            )
+
+
 def rollback(service: Service) -> Iterator[Finding]:
     ready = service.status()["rollback"]
     if ready["ready"]:
         yield Finding("rollback", OK, f"{ready['release']} can come back: {ready['why']}")
     elif ready["release"]:
         words = f"{ready['release']} can't come back: {ready['why']}"
+        observed = observe(service.runtime, service.proxy)
+        target = planning.rollback_target(observed)
+        if target and planning.floor_above(observed, target):
+            yield Finding("rollback", NOTE, words)
+            return
         yield Finding("rollback", WARNING, words, "a rollback would fail", f"bluegreen push {ready['release']}")
 
 
@@ -350,8 +435,11 @@ CHECKS: tuple[Check, ...] = (
     proxy,
     certificate,
     stopping,
+    confinement,
+    secrets,
     registry,
     gitlab,
+    hooks,
     rollback,
     mounts,
 )

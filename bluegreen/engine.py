@@ -13,7 +13,7 @@ from types import FrameType
 from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
 from bluegreen.lock import Lock
 from bluegreen.model import Event
-from bluegreen.steps import RECIPES, Run, Step
+from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
 
 
 class Interrupts:
@@ -31,12 +31,16 @@ class Interrupts:
 
     def arm(self) -> None:
         """From now on one of them raises Interrupted, at once if it has come already."""
-        if self.noted:
-            raise Interrupted(f"interrupted by {self.noted}")
+        self.heed()
         self.armed = True
 
     def disarm(self) -> None:
         self.armed = False
+
+    def heed(self) -> None:
+        """Raises Interrupted if one of them has come."""
+        if self.noted:
+            raise Interrupted(f"interrupted by {self.noted}")
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, and raises Interrupted as soon as one of them comes."""
@@ -85,14 +89,28 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
         _undo(run, begun, error)
         raise
     for step in after:
+        if run.leftover and not isinstance(step, Hook):
+            continue
         try:
             lock.check()
             _perform(step, run)
         except Exception as error:  # the release is live: whatever goes wrong now is for the next run to clean up
             words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+            if isinstance(step, Hook):  # but no other run calls this one's hooks
+                run.warnings.append(words if step.name in words else f"{step.name}: {words}")
+                continue
             run.leftover.append(f"{step.name}: {words}")
             run.emit(Event(step.name, "leftover", run.runtime.name, detail=words))
-            return
+
+
+def call_on_failure(run: Run, result: str, reason: str) -> None:
+    """The hook on_failure has been called, if there is one; what goes wrong with it is told and changes nothing."""
+    if not OnFailure.describe(run.plan, run.settings, run.observed):
+        return
+    try:
+        _perform(OnFailure(result, reason), run)
+    except Exception as error:
+        run.warnings.append(error.message if isinstance(error, BluegreenError) else str(error))
 
 
 def _perform(step: Step, run: Run) -> None:
@@ -105,7 +123,8 @@ def _perform(step: Step, run: Run) -> None:
         words = error.message if isinstance(error, BluegreenError) else str(error) or type(error).__name__
         run.emit(Event(step.name, "failed", host, time.monotonic() - started, words))
         raise
-    run.emit(Event(step.name, "done", host, time.monotonic() - started, detail))
+    data = {"output": step.output} if step.output else {}
+    run.emit(Event(step.name, "done", host, time.monotonic() - started, detail, data))
 
 
 def _commit(run: Run) -> None:

@@ -131,7 +131,7 @@ def pack(receipt: Mapping[str, Any]) -> bytes:
     short = {
         **shorter,
         "reason": str(receipt["reason"])[:2000],
-        "leftover": [str(words)[:200] for words in receipt["leftover"][:20]],
+        **{key: [str(words)[:200] for words in receipt[key][:20]] for key in ("leftover", "warnings")},
         "requests": {**receipt["requests"], "failures": receipt["requests"]["failures"][:20]},
         "steps": [{**step, "detail": str(step["detail"])[:200]} for step in receipt["steps"][:100]],
     }

@@ -34,34 +34,44 @@ PROCESS = 'echo held; while [ "$(timeout "$1" head -c1)" = . ]; do echo .; done'
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock: what they do, as whom and where, and since when (ISO 8601, UTC)."""
+    """Who holds a lock: what they do, as whom and where, since when (ISO 8601, UTC), and in which run, if in one."""
 
     who: str
     doing: str
     since: str
+    run: str = ""
 
     def __str__(self) -> str:
         return f"{self.who} ({self.doing}, since {self.since})"
 
     @classmethod
-    def me(cls, doing: str) -> Holder:
+    def me(cls, doing: str, run: str = "") -> Holder:
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a user id without a name
             user = str(os.getuid())
         job = os.environ.get("CI_JOB_URL")
         who = f"{user}@{socket.gethostname()}, process {os.getpid()}" + (f", {job}" if job else "")
-        return cls(who=who, doing=doing, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        return cls(who=who, doing=doing, since=datetime.now(UTC).isoformat(timespec="seconds"), run=run)
 
     def labels(self) -> dict[str, str]:
-        return {"bluegreen.lock.who": self.who, "bluegreen.lock.doing": self.doing, "bluegreen.lock.since": self.since}
+        found = {"who": self.who, "doing": self.doing, "since": self.since, "run": self.run}
+        return {f"bluegreen.lock.{key}": value for key, value in found.items()}
 
     @classmethod
     def of(cls, labels: dict[str, str]) -> Holder:
         def get(key: str) -> str:
             return labels.get(f"bluegreen.lock.{key}", "unknown")
 
-        return cls(who=get("who"), doing=get("doing"), since=get("since"))
+        return cls(who=get("who"), doing=get("doing"), since=get("since"), run=labels.get("bluegreen.lock.run", ""))
+
+    @property
+    def waits_for_us(self) -> str:
+        """The hook in which the holder waits for this very process to end; empty if it does not."""
+        if not self.run or self.run not in os.environ.get("BLUEGREEN_RUNS", "").split():
+            return ""
+        name = os.environ.get("BLUEGREEN_HOOK", "") if self.run == os.environ.get("BLUEGREEN_RUN") else ""
+        return f"the hook {name} of run {self.run}" if name else f"a hook of run {self.run}"
 
 
 class Lock:
@@ -84,21 +94,29 @@ class Lock:
         self,
         doing: str,
         *,
+        run: str = "",
         wait: float = 0,
         waiting: Callable[[Holder], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """The lock is this run's. Raises Locked when another holds it after `wait` seconds.
+        """The lock is this run's. Raises Locked when another holds it after `wait` seconds, and at once when that one
+        waits for this process.
 
         The lock's process starts in the background.
         """
-        me = Holder.me(doing)
+        me = Holder.me(doing, run)
         deadline = time.monotonic() + wait
         told: Holder | None = None
         while not self._create(me):
             holder = self.holder()
             if holder is None:
                 continue
+            if holder.waits_for_us:
+                raise Locked(
+                    f"{self._service} is locked: this was called from {holder.waits_for_us}, which holds the lock"
+                    " until the run has ended",
+                    hint="call it when the run is over; commands that only read work in a hook",
+                )
             if time.monotonic() >= deadline:
                 raise Locked(f"{self._service} is locked by {holder}", hint="wait for it, or pass --wait SECONDS")
             if waiting and holder != told:

@@ -22,11 +22,15 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True)
 class Release:
-    """What is deployed: a name such as `v2`, the digest of its image, and the hash of the settings it runs with."""
+    """What is deployed: a name such as `v2`, the digest of its image, and the hash of the settings it runs with.
+
+    One that is a `floor` can't be rolled back past.
+    """
 
     name: str
     digest: str = ""
     settings_hash: str = ""
+    floor: bool = False
 
     @property
     def number(self) -> str:
@@ -67,6 +71,19 @@ class Image:
     digest: str
     size: int = 0
     source: Source = Source()
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """A command that runs once, in a container of a release's image with the app's settings and more variables."""
+
+    hook: str
+    command: tuple[str, ...]
+    release: Release
+    image: str
+    run: str
+    timeout: float
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,8 @@ class Observed:
     """The image of the release that is to be deployed, if the engine has it."""
     published: str = ""
     """The digest under which the registry has it; empty if it has not, or there is no registry."""
+    secrets_changed: bool | None = False
+    """Whether the app's secrets are others than those that what is live was given; None if that is not known here."""
 
     @property
     def live(self) -> Slot | None:

@@ -21,19 +21,23 @@ def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: boo
     if build:
         observed = replace(observed, image=None, published="")
     image = observed.image
-    release = Release(name, observed.published or (image.digest if image else ""), settings.hash)
+    digest = observed.published or (image.digest if image else "")
+    release = Release(name, digest, settings.hash, settings.rollback_floor)
     live = observed.live
     draft = _draft("deploy", settings, observed, release, settings.reference(release))
-    if live and release.digest and live.release == release and live.running == live.wanted == settings.app.replicas:
-        return replace(draft, reason=f"{name} is live already")
+    whole = live is not None and live.running == live.wanted == settings.app.replicas
+    if live and release.digest and live.release == release and whole and not observed.secrets_changed:
+        unknown = "; whether its secrets have changed is not known here" if observed.secrets_changed is None else ""
+        return replace(draft, reason=f"{name} is live already{unknown}")
     before = (live.release, *live.before) if live else ()
-    return _with_steps(replace(draft, before=before[:REMEMBERED]), DEPLOY, settings, observed)
+    return _with_steps(replace(draft, before=_remembered(before)), DEPLOY, settings, observed)
 
 
 def plan_rollback(settings: Settings, observed: Observed, name: str | None = None) -> Plan:
     """The plan that takes the previous release live again, or the one named.
 
-    Raises Failed when there is none, or when neither its containers nor its image are there any more.
+    Raises Failed when there is none, when it lies behind a floor, or when neither its containers nor its image are
+    there any more.
     """
     live = observed.live
     if live is None:
@@ -45,6 +49,12 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     target = rollback_target(observed, name)
     if target is None:
         raise Failed(f"{live.release} has no release before it", hint="name one: bluegreen rollback RELEASE")
+    floor = floor_above(observed, target)
+    if floor:
+        raise Failed(
+            f"{target} can't come back: {beyond(floor)}; {live.release} still serves",
+            hint=f"deploy a release that mends it; or, if {target} can live with the data: bluegreen deploy {target}",
+        )
     if not target.digest and not observed.image and not observed.published:
         raise Failed(
             f"{settings.service} has no release {target}: {live.release} still serves", hint="bluegreen status"
@@ -66,7 +76,7 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     by_id = observed.image is not None and observed.image.reference == target.digest
     image = target.digest if by_id else settings.content(target.digest)
     draft = _draft("rollback", settings, observed, release, image)
-    return _with_steps(replace(draft, before=before[:REMEMBERED]), ROLLBACK, settings, observed)
+    return _with_steps(replace(draft, before=_remembered(before)), ROLLBACK, settings, observed)
 
 
 def after_recovery(observed: Observed) -> Observed:
@@ -94,6 +104,35 @@ def rollback_target(observed: Observed, name: str | None = None) -> Release | No
     if observed.standby and observed.standby.release.name == name:
         known.insert(0, observed.standby.release)
     return known[0] if known else Release(name)
+
+
+def floor_above(observed: Observed, target: Release) -> Release | None:
+    """The release that can't be rolled back past and that a rollback to the target would; None if there is none.
+
+    A target that nobody remembers lies before every floor, unless it is the standby and came after what is live.
+    """
+    live, standby = observed.live, observed.standby
+    if live is None:
+        return None
+    if standby and same(standby.release, target) and any(same(each, live.release) for each in standby.before):
+        return None
+    for each in (live.release, *live.before):
+        if same(each, target):
+            return None
+        if each.floor:
+            return each
+    return None
+
+
+def beyond(floor: Release) -> str:
+    """Why nothing goes back past the floor."""
+    return f"{floor} was deployed as one that can't be rolled back past (rollback_floor)"
+
+
+def _remembered(releases: tuple[Release, ...]) -> tuple[Release, ...]:
+    """The latest of them, and the floor behind them, however far back."""
+    floor = next((each for each in releases[REMEMBERED:] if each.floor), None)
+    return (*releases[:REMEMBERED], *([floor] if floor else []))
 
 
 def same(one: Release, other: Release) -> bool:

@@ -9,6 +9,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.runtimes.confined import loosened_by
 from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
 
@@ -112,10 +113,11 @@ def wait_until_right(
     return int(retrying.statistics["attempt_number"])
 
 
-def dead(release: Release, replica: Replica, log: str) -> Failed:
+def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Failed:
     """The error for a replica that runs no more, with what it wrote last."""
     ending = f"{release} ended with exit code {replica.exit_code}"
-    return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}")
+    hint = loosened_by(log, settings.app)
+    return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}", hint=hint)
 
 
 def last_lines(replica: Replica, log: str) -> str:

@@ -39,6 +39,7 @@ def receipt(
     websockets: tuple[int, int] = (0, 0),
     bake: dict[str, Any] | None = None,
     leftover: list[str] | None = None,
+    warnings: list[str] | None = None,
     reason: str = "",
     start: Start | None = None,
     release: Release | None = None,
@@ -46,7 +47,8 @@ def receipt(
 ) -> dict[str, Any]:
     """The receipt of a run, in the shape that README describes. `result` is done, undone, unchanged or failed.
 
-    `websockets` are those open to the old colour at the switch, and those that its end closed.
+    `websockets` are those open to the old colour at the switch, and those that its end closed; `warnings`, what went
+    wrong when all was decided, and changes nothing.
     `release` is the plan's with what the run has learnt of it, such as the digest of an image that it built.
     `bake` is how the two releases compared, if they were.
     With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
@@ -74,6 +76,7 @@ def receipt(
         "cut": cut,
         "websockets": {"open": websockets[0], "closed": websockets[1]},
         "leftover": leftover or [],
+        "warnings": warnings or [],
         "steps": [
             {
                 "step": event.step,
@@ -81,7 +84,7 @@ def receipt(
                 "state": event.state,
                 "at": round(event.at, 3),
                 "seconds": round(event.seconds, 3),
-                "detail": event.detail,
+                "detail": "\n".join(filter(None, (event.detail, event.data.get("output")))),
             }
             for event in events
             if event.state not in ("started", "progress")

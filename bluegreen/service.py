@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -23,7 +23,7 @@ from bluegreen import metrics, notify, prune
 from bluegreen import plan as planning
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
-from bluegreen.engine import execute, interrupts
+from bluegreen.engine import call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
     Project,
@@ -34,6 +34,7 @@ from bluegreen.gitlab import (
     records_itself,
 )
 from bluegreen.history import History, Kept
+from bluegreen.hooks import Output, call_here, conclude
 from bluegreen.lock import Holder, Lock
 from bluegreen.logs import Source, run_in
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
@@ -51,8 +52,9 @@ from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import Settings
-from bluegreen.steps import Run, is_standby, recover
+from bluegreen.steps import PreBuild, Run, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -87,11 +89,13 @@ class Service:
     """The GitLab project that deployments are recorded in."""
     history: History | None = None
     """The receipts that are kept with the service."""
-    hooks: dict[str, str] = field(default_factory=dict)
+    webhooks: dict[str, str] = field(default_factory=dict)
     """The webhooks that are told of runs; see `notify.find`."""
     events: list[Event] = field(default_factory=list)
     start: Start | None = None
     """When the last run began."""
+    secrets: Callable[[], Secrets] = Secrets
+    """Gives the app's secrets, or raises SettingsError; see `read_secrets`."""
 
     @classmethod
     @contextmanager
@@ -109,9 +113,12 @@ class Service:
         )
         registry = Registry(client, settings) if settings.registry.server else None
         driver = DRIVERS[proxy.kind](settings, place)
-        history = History(client, settings.service, settings.proxy.image)
-        runtime, hooks = DockerRuntime(client, settings), notify.find(settings)
-        service = cls(settings, client, runtime, driver, registry, find(settings), history, hooks)
+        project = find(settings)
+        secrets = cache(partial(read_secrets, settings, project))
+        runtime = DockerRuntime(client, settings, secrets)
+        service = cls(settings, client, runtime, driver, registry, project, secrets=secrets)
+        service.history = History(client, settings.service, settings.proxy.image)
+        service.webhooks = notify.find(settings)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -143,7 +150,7 @@ class Service:
 
     def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
         """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
-        observed = self._observe_for_deploy(name, build=build)
+        observed = self._observe_for_deploy(name, build=build, preview=True)
         return self._preview(observed, lambda seen: planning.plan_deploy(self.settings, seen, name, build=build))
 
     def plan_rollback(self, name: str | None) -> Plan:
@@ -153,7 +160,7 @@ class Service:
 
     def build(self, name: str, progress: Callable[[str], None]) -> str:
         """The release's image is on the engine. Gives its name and size."""
-        image = self.runtime.build(Release(name), progress)
+        image = self._build(name, progress)
         return f"{image.reference} {image.size / 1e6:.1f} MB"
 
     def push(self, name: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
@@ -166,8 +173,25 @@ class Service:
             published = registry.digest(reference, progress)
             if published:
                 return self.settings.content(published)
-            self.runtime.build(Release(name), progress)
+            self._build(name, progress)
         return self.settings.content(registry.push(reference, progress, overwrite=overwrite))
+
+    def _build(self, name: str, progress: Callable[[str], None]) -> Image:
+        """The image is built, outside of a run, and the hook pre_build was called before."""
+        hook, release = self.settings.hooks.pre_build, Release(name)
+        if hook:
+            environment = {
+                "BLUEGREEN_HOOK": PreBuild.name,
+                "BLUEGREEN_SERVICE": self.settings.service,
+                "BLUEGREEN_ACTION": "build",
+                "BLUEGREEN_RELEASE": name,
+                "BLUEGREEN_IMAGE": self.settings.reference(release),
+            }
+            output = Output(progress)
+            code = call_here(PreBuild.name, hook, self.settings, environment, output, lambda: None)
+            output.close()
+            conclude(PreBuild.name, hook, code, output)
+        return self.runtime.build(release, progress)
 
     def log_in(self, user: str | None, password: str | None) -> str:
         """The registry takes the user, or the credentials that a run would use; see `Registry.log_in`."""
@@ -294,7 +318,7 @@ class Service:
         with self._locked("down", options, emit) as lock:
             self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
-            gone += [*self.proxy.remove(), *self.runtime.remove_network()]
+            gone += [*self.runtime.remove_one_shots(), *self.proxy.remove(), *self.runtime.remove_network()]
             return [*gone, *(self.history.remove() if self.history else [])]
 
     def _run(
@@ -320,7 +344,9 @@ class Service:
             with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
                 emit(event)
 
-        with interrupts() as state, self._locked(doing, options, tell, state.sleep) as lock:
+        with interrupts() as state, self._locked(doing, options, tell, state.sleep, run_id) as lock:
+            for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
+                tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
             try:
                 observed = self._look(look, lock, tell)
             except Failed as error:
@@ -340,6 +366,13 @@ class Service:
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, "unchanged", observed)
+            if any(step.step == "start" for step in plan.steps):
+                self.secrets()  # refused before anything is changed
+
+            def heed() -> None:
+                state.heed()
+                lock.check()
+
             witness = self._witness(plan, observed) if options.witness else None
             run = Run(
                 id=run_id,
@@ -353,6 +386,7 @@ class Service:
                 registry=self.registry,
                 overwrite=options.overwrite,
                 witness=witness,
+                heed=heed,
             )
             if self.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
                 run.comparison = Comparison(self.settings.bake, plan, self.proxy, witness)
@@ -388,7 +422,9 @@ class Service:
         if run.witness:
             run.witness.stop()
         undone = not isinstance(error, NeedsPerson)
-        error.receipt = self._receipt_of(run, "undone" if undone else "failed", error.message)
+        result = "undone" if undone else "failed"
+        call_on_failure(run, result, error.message)
+        error.receipt = self._receipt_of(run, result, error.message)
         if undone:
             error.message += "; " if isinstance(error, Unexpected) else "\n"
             error.message += f"{run.old.release} still serves" if run.old else "nothing is served, as before"
@@ -418,7 +454,7 @@ class Service:
         listeners: dict[str, Callable[[], object]] = {}
         if self.history:
             listeners["history"] = partial(self.history.keep, receipt)
-        listeners |= notify.listeners(self.hooks, self.settings, receipt)
+        listeners |= notify.listeners(self.webhooks, self.settings, receipt)
         if self.start:
             records = witness.records if witness else list
             listeners |= metrics.listeners(self.settings, receipt, self.start.clock, records)
@@ -437,6 +473,7 @@ class Service:
             websockets=(run.websockets_open, run.websockets_closed),
             bake=run.comparison.summary() if run.comparison else None,
             leftover=run.leftover,
+            warnings=run.warnings,
             reason=reason,
         )
         return self._told(receipt, run.emit, run.witness)
@@ -492,12 +529,27 @@ class Service:
             upstreams[observed.live.colour] = observed.live.endpoints
         return upstreams
 
-    def _observe_for_deploy(self, name: str, *, build: bool) -> Observed:
+    def _observe_for_deploy(self, name: str, *, build: bool, preview: bool = False) -> Observed:
         reference = self.settings.reference(Release(name))
         published = self.registry.digest(reference) if self.registry and not build else ""
-        return observe(
+        observed = observe(
             self.runtime, self.proxy, self.settings.content(published) if published else reference, published
         )
+        return replace(observed, secrets_changed=self._secrets_changed(observed, preview=preview))
+
+    def _secrets_changed(self, observed: Observed, *, preview: bool) -> bool | None:
+        """Whether what is live has not the app's secrets as they are now. Where those can't be had, a preview does
+        without: None. Raises SettingsError otherwise."""
+        if not self.settings.app.secrets:
+            return False
+        live = (planning.after_recovery(observed) if observed.unfinished else observed).live
+        try:
+            self.secrets()
+            return live is not None and not self.runtime.has_secrets(live.colour)
+        except BluegreenError:
+            if preview:
+                return None
+            raise
 
     def _observe_for_rollback(self, name: str | None) -> Observed:
         observed = observe(self.runtime, self.proxy)
@@ -526,6 +578,9 @@ class Service:
         if target is None:
             why = f"{observed.live.release} has no release before it" if observed.live else "nothing is live"
             return {"release": None, "ready": False, "how": None, "why": why}
+        floor = planning.floor_above(observed, target)
+        if floor:
+            return {"release": target.name, "ready": False, "how": None, "why": planning.beyond(floor)}
         standby = observed.standby
         if standby and planning.same(standby.release, target):
             return {"release": target.name, "ready": True, "how": "standby", "why": f"{standby.colour} runs it"}
@@ -544,7 +599,12 @@ class Service:
 
     @contextmanager
     def _locked(
-        self, doing: str, options: Options, emit: Emit, sleep: Callable[[float], None] = time.sleep
+        self,
+        doing: str,
+        options: Options,
+        emit: Emit,
+        sleep: Callable[[float], None] = time.sleep,
+        run: str = "",
     ) -> Iterator[Lock]:
         """This run holds the service's lock."""
         self._have_proxy_image()
@@ -553,7 +613,7 @@ class Service:
         def waiting(holder: Holder) -> None:
             emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
 
-        lock.take(doing, wait=options.wait, waiting=waiting, sleep=sleep)
+        lock.take(doing, run=run, wait=options.wait, waiting=waiting, sleep=sleep)
         try:
             yield lock
         finally:
@@ -607,6 +667,7 @@ def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:
         "release": slot.release.name,
         "image": slot.image,
         "digest": slot.release.digest,
+        "floor": slot.release.floor,
         "since": record.at if record and record.to_colour is slot.colour and record.at else slot.since,
         "replicas": {"running": slot.running, "wanted": slot.wanted},
     }

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -43,7 +43,7 @@ VARIABLE = "BLUEGREEN_CONFIG"
 
 _TEMPLATE = Path(__file__).with_name("templates") / FILE
 _SHOWN = 40
-_SECRET = (("app", "env"), ("image", "args"), ("notify", "webhook"), ("notify", "slack"))
+_SECRET = (("app", "env"), ("app", "secrets"), ("image", "args"), ("notify", "webhook"), ("notify", "slack"))
 """Tables whose values are never shown in a message."""
 
 _SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
@@ -339,6 +339,39 @@ def _target(volume: str) -> str:
     return posixpath.normpath(match["target"]) if match else ""
 
 
+_TMPFS = re.compile(
+    r"(?P<path>(?:/[A-Za-z0-9_.@+-]+)+)"
+    r"(?::(?P<options>(?:(?:size=[0-9]+[kmg]?|mode=[0-7]{3,4}|[ug]id=[0-9]{1,9}|(?:no)?exec)(?:,(?!$)|$))+))?"
+)
+
+
+def _tmpfs(value: str) -> str:
+    match = _TMPFS.fullmatch(value)
+    if not match or ".." in match["path"].split("/"):
+        raise ValueError(f'{_shown(value)} is not a path such as "/tmp" or "/run:size=64m,mode=1777,exec"')
+    return value
+
+
+def _one_tmpfs_each(values: tuple[str, ...]) -> tuple[str, ...]:
+    return _distinct(tuple(value.partition(":")[0] for value in values)) and values
+
+
+_CAPABILITIES = (
+    "ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH"
+    " FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN"
+    " NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT"
+    " SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM"
+)
+"""Linux's, by capabilities(7), and ALL."""
+
+
+def _capability(value: str) -> str:
+    name = value.upper().removeprefix("CAP_")
+    if name not in _CAPABILITIES.split():
+        raise ValueError(f'{_shown(value)} is not a capability such as "NET_RAW" or "ALL"')
+    return name
+
+
 def _one_volume_each(values: tuple[str, ...]) -> tuple[str, ...]:
     targets = [_target(value) for value in values]
     for target in targets:
@@ -473,6 +506,22 @@ def _entry_point(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _command(value: object) -> tuple[str, ...]:
+    """The words of a command; those of a string are for the shell to find. Raises ValueError for anything else."""
+    words = ("sh", "-c", value) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not words or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise ValueError('must be a list such as ["./migrate.sh", "--now"], or a string for the shell')
+    if not words[0].strip() or (isinstance(value, str) and not value.strip()):
+        raise ValueError("must name a program")
+    return words
+
+
+def _some(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("must not be empty; leave the hook out if it is never to run")
+    return values
+
+
 def _argument_name(value: str) -> str:
     if value == "RELEASE":
         raise ValueError("is always given: it is the release that is built")
@@ -563,6 +612,54 @@ class GitLabTable(Table):
     )
 
 
+LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+"""What keeps the log of a container from filling the disk, for the drivers that write one there."""
+
+SECRETS = "/run/secrets"
+"""The directory in the container in which an app finds its secrets, each in a file of its name."""
+
+
+class LoggingTable(Table):
+    """Where the engine puts what the app writes to its outputs."""
+
+    driver: Annotated[str, _matching(r"[a-z0-9][a-z0-9_./:-]{0,127}", "a logging driver")] = Field(
+        default="json-file", description="The engine's logging driver."
+    )
+    options: dict[Annotated[str, _matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "an option's name")], Value] = Field(
+        default_factory=dict,
+        description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3.",
+    )
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """The options that the engine is given."""
+        rotated = self.driver in ("json-file", "local")
+        return {**(LOG_OPTIONS if rotated else {}), **self.options}
+
+
+class SecretTable(Table):
+    """Where the value of a secret is found when containers are made, in one place of three; and how the app gets it."""
+
+    env: Identifier | None = Field(default=None, description="The variable that holds it where bluegreen runs.")
+    file: Text | None = Field(
+        default=None, description="The file that holds it, relative to this one and for its owner alone."
+    )
+    gitlab: Identifier | None = Field(
+        default=None, description="The CI/CD variable that holds it, of the project that [gitlab] or the job names."
+    )
+    as_: Literal["file", "env"] = Field(
+        default="file",
+        alias="as",
+        description="A file /run/secrets/NAME (file), or a variable NAME, which `docker inspect` shows (env).",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SecretTable:
+        if sum(each is not None for each in (self.env, self.file, self.gitlab)) != 1:
+            raise PydanticCustomError("place", "must name one place: env, file or gitlab")
+        return self
+
+
 class AppTable(Table):
     """How a replica of the app runs."""
 
@@ -598,8 +695,55 @@ class AppTable(Table):
         description="The CPUs a container may use. Default: no limit.",
     )
     user: Annotated[str, _matching(rf"{_USER}(?::{_USER})?", "a user")] | None = Field(
-        default=None, description='The user, or "user:group", that runs the app. Default: the image\'s own.'
+        default=None,
+        description='The user, or "user:group", that runs the app. Default: the image\'s own; for root 65532:65532.',
     )
+    read_only: bool = Field(default=True, description="Whether the container's root file system is read-only.")
+    tmpfs: Annotated[tuple[Annotated[str, AfterValidator(_tmpfs)], ...], _List, AfterValidator(_one_tmpfs_each)] = (
+        Field(
+            default=("/tmp",),
+            description="Directories in memory that all may write to, empty after each start;"
+            ' options behind: "/run:size=64m,mode=1777,uid=1000,gid=1000,exec".',
+        )
+    )
+    cap_add: Annotated[tuple[Annotated[str, AfterValidator(_capability)], ...], _List, AfterValidator(_distinct)] = (
+        Field(
+            default=(),
+            description="Capabilities that are not dropped. Only root has them at once: see user.",
+        )
+    )
+    no_new_privileges: bool = Field(
+        default=True, description="Whether no process can get more privileges than its parent, as by a setuid program."
+    )
+    pids_limit: int = Field(
+        default=2048, ge=0, le=4_194_304, description="How many processes and threads there may be; 0 for no limit."
+    )
+    init: bool = Field(
+        default=False, description="Whether the first process is the engine's init, which reaps orphans."
+    )
+    logging: LoggingTable = Field(default_factory=LoggingTable)
+    secrets: dict[Identifier, SecretTable] = Field(
+        default_factory=dict, description="Secrets of the app by name: where each is found, and how the app gets it."
+    )
+
+    @property
+    def mounted_tmpfs(self) -> dict[str, str]:
+        """The options of each directory in memory. Where a volume stands there is none."""
+        taken = {_target(volume) for volume in self.volumes}
+        parts = (each.partition(":") for each in self.tmpfs)
+        return {path: options for path, _, options in parts if path not in taken}
+
+    @model_validator(mode="after")
+    def _room_for_secrets(self) -> AppTable:
+        for name, secret in self.secrets.items():
+            if secret.as_ == "env" and name in self.env:
+                words = f"{name} is in app.env, too"
+                raise PydanticCustomError("secret", "{words}", {"key": "secrets", "words": words})
+        taken = {*map(_target, self.volumes), *(each.partition(":")[0] for each in self.tmpfs)}
+        if SECRETS in taken and any(secret.as_ == "file" for secret in self.secrets.values()):
+            words = f"need {SECRETS} for themselves, where a volume or tmpfs stands"
+            raise PydanticCustomError("secret", "{words}", {"key": "secrets", "words": words})
+        return self
 
 
 class ProbeTable(Table):
@@ -987,6 +1131,14 @@ class ProxyTable(Table):
         validate_default=True,
         description="The image of the proxy's container. Default: nginx:stable or haproxy:3.2.",
     )
+    user: Annotated[str, _matching(rf"{_USER}(?::{_USER})?", "a user")] | None = Field(
+        default=None,
+        description="Who runs the proxy, from when its container is made. Default: the image's own user; 65532:65532 if"
+        " that is root.",
+    )
+    read_only: bool = Field(
+        default=True, description="Whether its container's root file system is read-only, from when it is made."
+    )
     switch: Literal["auto", "reload", "live"] = Field(
         default="auto",
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
@@ -1165,6 +1317,66 @@ class WitnessTable(Table):
     )
 
 
+class HookTable(Table):
+    """A command of yours that a run calls at one of its moments."""
+
+    command: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_command),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = Field(description="The command: a list is run as it is, a string by sh -c.")
+    timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+        default=60.0, description="How long it may take before it is ended, which counts as failed."
+    )
+
+    @property
+    def words(self) -> str:
+        """The command as a person would type it."""
+        import shlex  # only a run with hooks needs it
+
+        return self.command[2] if self.command[:2] == ("sh", "-c") else shlex.join(self.command)
+
+
+class LocalHookTable(HookTable):
+    """A hook of a moment that has no image to run in."""
+
+    run: Literal["here"] = Field(default="here", description="On the machine that runs bluegreen; there is no image.")
+
+
+class PlacedHookTable(HookTable):
+    """A hook that runs here or in a container of the release."""
+
+    run: Literal["here", "image"] = Field(
+        default="here",
+        description="On the machine that runs bluegreen (here), or in a container of the release, with the app's"
+        " settings (image).",
+    )
+    on: Annotated[
+        tuple[Literal["deploy", "rollback"], ...], _List, AfterValidator(_distinct), AfterValidator(_some)
+    ] = Field(default=("deploy",), description="Which runs call it: deploy, rollback, or both.")
+
+
+class HooksTable(Table):
+    """Commands of yours that a run calls; one that fails before the commit undoes the run."""
+
+    pre_build: LocalHookTable | None = Field(default=None, description="Before an image is built.")
+    pre_deploy: PlacedHookTable | None = Field(
+        default=None, description="When the image is there and nothing of the release runs yet: for migrations."
+    )
+    post_switch: PlacedHookTable | None = Field(
+        default=None, description="When the release has the traffic and can still be taken back: for smoke tests."
+    )
+    post_deploy: PlacedHookTable | None = Field(
+        default=None, description="When all is done; one that fails is told, and takes nothing back."
+    )
+    on_failure: LocalHookTable | None = Field(default=None, description="When a run has failed and been undone.")
+
+    def of(self, name: str, action: str) -> LocalHookTable | PlacedHookTable | None:
+        """The hook of this name, if a run of this action calls one."""
+        hook: LocalHookTable | PlacedHookTable | None = getattr(self, name)
+        return None if isinstance(hook, PlacedHookTable) and action not in hook.on else hook
+
+
 class NotifyTable(Table):
     """Who is told how a run ended."""
 
@@ -1218,12 +1430,17 @@ class MetricsTable(Table):
 
 
 class Settings(Table):
-    """All of bluegreen.toml, checked. Two with the same content and root are equal."""
+    """All of bluegreen.toml, checked. Two with the same content, root and file are equal."""
 
     service: Annotated[
         str,
         _matching(_SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
+    rollback_floor: bool = Field(
+        default=False,
+        description="Whether a release that is deployed with these settings can't be rolled back past, as after a"
+        " migration that earlier ones can't live with.",
+    )
     image: ImageTable = Field(default_factory=ImageTable)
     registry: RegistryTable = Field(default_factory=RegistryTable)
     gitlab: GitLabTable = Field(default_factory=GitLabTable)
@@ -1235,15 +1452,22 @@ class Settings(Table):
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
+    hooks: HooksTable = Field(default_factory=HooksTable)
     notify: NotifyTable = Field(default_factory=NotifyTable)
     metrics: MetricsTable = Field(default_factory=MetricsTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
+    _file: Path | None = PrivateAttr(default=None)
 
     @property
     def root(self) -> Path:
         """The directory of the settings file."""
         return self._root
+
+    @property
+    def file(self) -> Path | None:
+        """Where they were read from, absolute, if from a file."""
+        return self._file
 
     @property
     def context(self) -> Path:
@@ -1269,7 +1493,7 @@ class Settings(Table):
         A default that is written out does not change it, nor does a key that a later version adds.
         Raises SettingsError if the certificate and its key will not do.
         """
-        tables = {"app", "probe", "proxy", "network"}
+        tables = {"app", "probe", "proxy", "network", "rollback_floor"}
         data = self.model_dump(include=tables, exclude_defaults=True)
         data["repository"] = self.repository
         if self.pair:
@@ -1401,7 +1625,9 @@ def load(path: Path | None = None) -> Settings:
     except ValueError as error:
         # A number with thousands of digits, or a NUL in the file's own name.
         raise SettingsError(f"{name} can't be read: {_one_line(str(error))}") from None
-    return parse(data, root=file.absolute().parent, name=name)
+    settings = parse(data, root=file.absolute().parent, name=name)
+    settings._file = file.absolute()
+    return settings
 
 
 def parse(data: Mapping[str, Any], *, root: Path | None = None, name: str = FILE) -> Settings:
@@ -1508,7 +1734,8 @@ def _suggestion(where: tuple[int | str, ...]) -> str:
 
     *parents, key = where
     table = _table(tuple(parents))
-    close = difflib.get_close_matches(str(key)[:100], table.model_fields if table else (), n=1)
+    known = [field.alias or name for name, field in table.model_fields.items()] if table else []
+    close = difflib.get_close_matches(str(key)[:100], known, n=1)
     if close:
         return f"; did you mean {_dotted((*parents, close[0]))}?"
     for name in Settings.model_fields:
@@ -1521,7 +1748,8 @@ def _suggestion(where: tuple[int | str, ...]) -> str:
 def _table(where: tuple[int | str, ...]) -> type[Table] | None:
     """The table at this path, if there is one."""
     table: type[Table] = Settings
-    for key in where:
+    keys = iter(where)
+    for key in keys:
         if isinstance(key, int):
             continue
         field = table.model_fields.get(key)
@@ -1530,6 +1758,8 @@ def _table(where: tuple[int | str, ...]) -> type[Table] | None:
         if inner is None:
             return None
         table = inner
+        if field and get_origin(field.annotation) is dict:
+            next(keys, None)  # a name that is the file's own
     return table
 
 

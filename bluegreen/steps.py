@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from functools import partial
 from bluegreen.bake import Comparison
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
-from bluegreen.model import Colour, Endpoint, Event, Observed, Plan, Release, Replica, Slot, SwitchRecord
+from bluegreen.hooks import Output, call_here, conclude, short
+from bluegreen.model import Colour, Endpoint, Event, Observed, OneShot, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.prune import outdated
 from bluegreen.registry import Registry
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.confined import loosened_by
 from bluegreen.settings import Settings
 from bluegreen.witness import Witness
+from bluegreen.words import plain
 
 VERIFY_TIMEOUT = 15.0
 """Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
@@ -29,6 +33,9 @@ BAKE_INTERVAL = 0.2
 
 TAKE_BACK_TRIES = 3
 """How often an old replica is asked before it counts as unfit: one slow answer of a busy host must not decide."""
+
+REASON = 4000
+"""How many characters of why a run failed the hook on_failure is given."""
 
 
 @dataclass
@@ -61,6 +68,10 @@ class Run:
     websockets_closed: int = 0
     """Those of them that the old colour's end closed."""
     leftover: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong and changes nothing: hooks that failed when all was decided."""
+    heed: Callable[[], None] = lambda: None
+    """Raises what should end a step before its time: Ctrl-C or SIGTERM has come, or the lock is lost."""
 
     @property
     def old(self) -> Slot | None:
@@ -90,6 +101,12 @@ class Run:
         slots[self.plan.colour] = tuple(replica.endpoint for replica in self.new_replicas())
         return slots
 
+    def prepare(self) -> None:
+        """The service's network exists, and whether it is of this run's making is known."""
+        before = self.made_network
+        self.made_network = before or not self.observed.slots  # should it end half way
+        self.made_network = self.runtime.prepare() or before
+
     def new_replicas(self) -> tuple[Replica, ...]:
         return self.runtime.replicas(self.plan.colour)
 
@@ -98,7 +115,7 @@ class Run:
         replicas = self.new_replicas()
         for replica in replicas:
             if not replica.running:
-                raise dead(self.release, replica, self.runtime.log(replica))
+                raise dead(self.settings, self.release, replica, self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
 
@@ -112,6 +129,8 @@ class Step(ABC):
     name = ""
     waits = False
     """Whether it makes nothing that a Ctrl-C in the middle could leave behind, so that it may end there."""
+    output = ""
+    """The last lines of what it called, for the receipt."""
 
     @staticmethod
     @abstractmethod
@@ -191,8 +210,7 @@ class Start(Step):
         return words
 
     def do(self, run: Run) -> str:
-        run.made_network = not run.observed.slots  # should it end half way
-        run.made_network = run.runtime.prepare()
+        run.prepare()
         run.made_proxy = not run.observed.proxy.exists
         run.proxy.boot([run.runtime.network])
         if run.comparison:
@@ -238,7 +256,9 @@ class Probe(Step):
             except Failed as error:
                 if "the last lines of" in error.message:
                     raise
-                raise Failed(f"{error.message}\n{last_lines(replica, run.runtime.log(replica))}") from error
+                log = run.runtime.log(replica)
+                hint = loosened_by(log, run.settings.app)
+                raise Failed(f"{error.message}\n{last_lines(replica, log)}", hint=hint) from error
         return f"ready after {tries} tries"
 
 
@@ -416,11 +436,116 @@ class Prune(Step):
         return f"removed {', '.join(gone)}" if gone else "nothing to remove"
 
 
+class Hook(Step):
+    """A command of the user's, called at the moment that the name tells."""
+
+    @classmethod
+    def describe(cls, plan: Plan, settings: Settings, observed: Observed) -> str:
+        hook = settings.hooks.of(cls.name, plan.action)
+        if hook is None:
+            return ""
+        return f"run {short(hook.words)}" + (f" in a container of {plan.release}" if hook.run == "image" else "")
+
+    def do(self, run: Run) -> str:
+        hook = run.settings.hooks.of(self.name, run.plan.action)
+        assert hook is not None
+        environment, output = self.environment(run), Output(run.progress(self.name))
+        try:
+            if hook.run == "image":
+                run.prepare()
+                job = OneShot(self.name, hook.command, run.release, run.image, run.id, hook.timeout, environment)
+                code = run.runtime.run_once(job, output.feed, lambda: self.watch(run))
+            else:
+                code = call_here(self.name, hook, run.settings, environment, output, lambda: self.watch(run))
+        finally:
+            output.close()
+            self.output = output.last
+        return conclude(self.name, hook, code, output)
+
+    def undo(self, run: Run) -> str:
+        hook = run.settings.hooks.of(self.name, run.plan.action)
+        gone = run.runtime.remove_one_shots(run=run.id) if hook and hook.run == "image" else []
+        return f"removed {', '.join(gone)}" if gone else ""
+
+    def watch(self, run: Run) -> None:
+        """Raises what ends the hook before its time."""
+        run.heed()
+
+    def environment(self, run: Run) -> dict[str, str]:
+        """What the hook is told of the run."""
+        return {
+            "BLUEGREEN_HOOK": self.name,
+            "BLUEGREEN_SERVICE": run.settings.service,
+            "BLUEGREEN_ACTION": run.plan.action,
+            "BLUEGREEN_RUN": run.id,
+            # With those in whose hooks this run was started, as they all hold their locks.
+            "BLUEGREEN_RUNS": f"{os.environ.get('BLUEGREEN_RUNS', '')} {run.id}".strip(),
+            "BLUEGREEN_RELEASE": run.release.name,
+            "BLUEGREEN_FROM": run.old.release.name if run.old else "",
+            "BLUEGREEN_COLOUR": str(run.plan.colour),
+            "BLUEGREEN_IMAGE": run.image,
+            "BLUEGREEN_URL": run.settings.proxy.url,
+        }
+
+
+class PreBuild(Hook):
+    name = "pre_build"
+
+    @classmethod
+    def describe(cls, plan: Plan, settings: Settings, observed: Observed) -> str:
+        return super().describe(plan, settings, observed) if Build.describe(plan, settings, observed) else ""
+
+
+class PreDeploy(Hook):
+    name = "pre_deploy"
+
+    def undo(self, run: Run) -> str:
+        words = [super().undo(run)]
+        if run.made_network:  # and no Start came to it, whose undo removes it with what stands on it
+            words += run.runtime.remove_network()
+        return ", ".join(filter(None, words))
+
+
+class PostSwitch(Hook):
+    name = "post_switch"
+
+    def watch(self, run: Run) -> None:
+        super().watch(run)
+        judge(run)
+
+
+class PostDeploy(Hook):
+    """After the commit: it is not interrupted, as nothing else would be."""
+
+    name = "post_deploy"
+
+    def watch(self, run: Run) -> None:
+        """It has its time."""
+
+
+class OnFailure(Hook):
+    """Called when a run has been undone, or could not be; in no recipe, as that is no part of a plan."""
+
+    name = "on_failure"
+
+    def __init__(self, result: str, reason: str) -> None:
+        self._told = {"BLUEGREEN_RESULT": result, "BLUEGREEN_REASON": plain(reason)[:REASON]}
+
+    def watch(self, run: Run) -> None:
+        """It has its time, also when the run was interrupted."""
+
+    def environment(self, run: Run) -> dict[str, str]:
+        return super().environment(run) | self._told
+
+
 Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
 
 # Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
-DEPLOY: Recipe = (Build, Push, Pull, Start, Probe, Switch, Verify, Bake), (Drain, Retire, Prune)
-ROLLBACK: Recipe = (Pull, Start, Probe, Switch, Verify), (Drain, Retire)
+DEPLOY: Recipe = (
+    (PreBuild, Build, Push, Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch, Bake),
+    (Drain, Retire, Prune, PostDeploy),
+)
+ROLLBACK: Recipe = (Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch), (Drain, Retire, PostDeploy)
 RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
 
 

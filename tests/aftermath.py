@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import docker
-from harness import Ran, TestService, eventually
+from harness import IMAGES, Ran, TestService, eventually
 
 GENTLE = {"keepalive": 8, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 120}
 """A load of GET requests alone, for hosts on which other things have to happen meanwhile."""
@@ -32,6 +36,34 @@ def edit(service: TestService, old: str, new: str) -> None:
     text = file.read_text()
     assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the settings"
     file.write_text(text.replace(old, new))
+
+
+def tells_none_of(secrets: Iterable[str], engine: docker.DockerClient, service: TestService, *ran: Ran) -> None:
+    """No secret stands in what was printed or written, nor in what the engine says of what it has."""
+    texts = {f"output {index}": each.text for index, each in enumerate(ran)}
+    texts |= {str(path): path.read_text(errors="replace") for path in service.directory.rglob("*") if path.is_file()}
+    for container in engine.containers.list(all=True, ignore_removed=True):
+        texts[f"inspect {container.name}"] = json.dumps(container.attrs)
+        if service.name in container.name:
+            texts[f"log {container.name}"] = container.logs(tail=500).decode(errors="replace")
+    texts |= {f"volume {each.name}": json.dumps(each.attrs) for each in engine.volumes.list()}
+    texts |= {f"image {each.id}": json.dumps(each.attrs) for each in engine.images.list(name=IMAGES)}
+    secrets = list(secrets)
+    assert secrets
+    for where, text in texts.items():
+        for secret in secrets:
+            assert secret not in text, where
+
+
+def command_lines(process: subprocess.Popen[str]) -> set[bytes]:
+    """The command lines of all processes that were seen on this machine until this one had ended."""
+    seen: set[bytes] = set()
+    end = time.monotonic() + 180
+    while process.poll() is None and time.monotonic() < end:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(path.read_bytes())
+    return seen
 
 
 class Followed:

@@ -9,16 +9,32 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from string import Template
 from typing import Any
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Counts, Endpoint, Image, Line, ProxyState, Release, Replica, Slot, SwitchRecord
+from bluegreen.model import (
+    Colour,
+    Counts,
+    Endpoint,
+    Image,
+    Line,
+    OneShot,
+    ProxyState,
+    Release,
+    Replica,
+    Slot,
+    SwitchRecord,
+)
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
+from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
-ASKING_ENGINE = {"slots", "image", "images", "needed_elsewhere", "replicas", "log", "lines", "run", "digest"}
+ASKING_ENGINE = {
+    *("slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "lines", "run", "digest"),
+}
 ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
@@ -46,6 +62,7 @@ class Container:
     kept: bool = False
     exit_code: int | None = None
     lives: int | None = None
+    secrets: Secrets = field(default_factory=Secrets)
     lines: list[str] = field(default_factory=list)
 
     def end(self, code: int) -> None:
@@ -76,6 +93,10 @@ class World:
     images: dict[str, Image] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
+    one_shots: dict[str, tuple[str, OneShot]] = field(default_factory=dict)
+    """The containers of hooks that stand, with their services."""
+    called: list[OneShot] = field(default_factory=list)
+    """The jobs that have begun, in order."""
     proxy: dict[str, Carried] | None = None
     proxy_running: bool = True
     uploads: list[Endpoint] = field(default_factory=list)
@@ -145,6 +166,7 @@ class World:
         return {
             "containers": sorted((each.name, each.release.name, each.running) for each in self.standing(service)),
             "network": service in self.networks,
+            "one_shots": sorted(name for name, (owner, _) in self.one_shots.items() if owner == service),
             "proxy": self.proxy is not None,
             "colour": carried.colour if carried else None,
             "trial": carried.trial if carried else False,
@@ -183,11 +205,18 @@ class Process:
 class FakeRuntime:
     """Meets `Runtime` in a world."""
 
-    def __init__(self, world: World, settings: Settings, process: Process | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        process: Process | None = None,
+        secrets: Callable[[], Secrets] = Secrets,
+    ) -> None:
         self._world = world
         self._settings = settings
         self._service = settings.service
         self._process = process or Process(world)
+        self._secrets = secrets
 
     @property
     def name(self) -> str:
@@ -278,6 +307,7 @@ class FakeRuntime:
                     before=before,
                     endpoint=endpoint,
                     lives=lives,
+                    secrets=self._secrets(),
                     lines=[f"{release}: starting", f"{release}: listening on {endpoint.port}"],
                 )
                 if lives == 0:
@@ -291,6 +321,11 @@ class FakeRuntime:
         with self._process.call("keep"):
             for container in self._standing(colour):
                 container.kept = True
+
+    def has_secrets(self, colour: Colour) -> bool:
+        with self._process.call("has_secrets"):
+            standing = self._standing(colour)
+            return bool(standing) and standing[0].secrets == self._secrets()
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         with self._process.call("replicas"):
@@ -331,6 +366,50 @@ class FakeRuntime:
                 del self._world.containers[container.name]
                 self._process.point("remove:one")
             return [container.name for container in gone]
+
+    def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        with self._process.call("run_once"):
+            if job.image not in self._world.images:
+                raise Failed(f"the hook {job.hook} can't run in a container of {job.release}: no such image")
+            assert self._service in self._world.networks
+            name = f"{self._service}-hook-{job.hook}-{job.run}"
+            self._world.one_shots[name] = (self._service, job)
+            self._world.called.append(job)
+            try:
+                self._process.point("run_once:begun")
+                return self._shell(job, output, watch)
+            finally:
+                if not self._process.crashed:
+                    self._world.one_shots.pop(name, None)
+
+    def _shell(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        """A shell that knows `echo WORDS`, `exit CODE` and `sleep`, which outlasts every timeout, with `;` between."""
+        shell, option, script = job.command
+        assert (shell, option) == ("sh", "-c"), "the fake has no other program"
+        environment = {**self._settings.app.env, **job.environment}
+        for statement in script.split(";"):
+            program, _, words = statement.strip().partition(" ")
+            watch()
+            match program:
+                case "echo":
+                    output(Template(words).safe_substitute(environment).encode() + b"\n")
+                case "exit":
+                    return int(words)
+                case "sleep":
+                    return None
+                case _:
+                    return 127
+        return 0
+
+    def remove_one_shots(self, *, run: str | None = None) -> list[str]:
+        with self._process.call("remove_one_shots"):
+            standing = self._world.one_shots
+            gone = [
+                name for name, (owner, job) in standing.items() if owner == self._service and run in (None, job.run)
+            ]
+            for name in gone:
+                del standing[name]
+            return gone
 
     def remove_network(self) -> list[str]:
         with self._process.call("remove_network"):

@@ -959,6 +959,28 @@ def _registry_stamp(created: str | None) -> str | None:
     return stamp(_moment(created)) if created else None
 
 
+# --- CI/CD variables, to be read only.
+
+
+@route("GET", "/projects/:id/variables", PAGES, role=MAINTAINER)
+def _variables(call: Call) -> Answer:
+    rows = [
+        {
+            "variable_type": "env_var",
+            "key": variable.key,
+            "value": None if variable.hidden else variable.value,
+            "protected": False,
+            "masked": variable.masked or variable.hidden,
+            "hidden": variable.hidden,
+            "raw": False,
+            "environment_scope": variable.environment_scope,
+            "description": None,
+        }
+        for variable in call.project.variables
+    ]
+    return call.paged(rows)
+
+
 # --- Resource groups, to be read only.
 
 

@@ -100,6 +100,18 @@ class Repository:
 
 
 @dataclass
+class Variable:
+    """A CI/CD variable of a project."""
+
+    key: str
+    value: str
+    environment_scope: str = "*"
+    masked: bool = False
+    hidden: bool = False
+    """Masked, and shown to nobody any more."""
+
+
+@dataclass
 class Project:
     id: int
     path: str
@@ -112,6 +124,7 @@ class Project:
     environments: list[Environment] = field(default_factory=list)
     deployments: list[Deployment] = field(default_factory=list)
     repositories: list[Repository] = field(default_factory=list)
+    variables: list[Variable] = field(default_factory=list)
     resource_groups: dict[str, str] = field(default_factory=dict)
     """Process modes by key."""
     job_token_allowlist: set[int] = field(default_factory=set)

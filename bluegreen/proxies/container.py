@@ -15,6 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from bluegreen.errors import Failed
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import SILENCE, Agent
+from bluegreen.runtimes.confined import confined, is_root, unprivileged
 from bluegreen.runtimes.session import Session, SessionEnded
 from bluegreen.settings import ProxyTable
 
@@ -26,6 +27,12 @@ PORT = 8080
 
 TLS_PORT = 8443
 """The same for https."""
+
+PIDS = 1024
+"""How many processes and threads the proxy and what works beside it may be at once."""
+
+AS_ROOT = ("CHOWN", "DAC_OVERRIDE", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+"""What a proxy needs that the settings want to be started by root: it gives its workers, and their files, to a user."""
 
 MAIN = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
 
@@ -39,6 +46,8 @@ class ProxyContainer:
         self.listen = settings.listen
         self.image = settings.image
         self.mode = settings.mode
+        self._user = settings.user
+        self._read_only = settings.read_only
         tls = settings.tls_listen
         self._ports: dict[str, str] = {f"{TLS_PORT}/tcp": tls} if tls else {}
         if tls != self.listen:
@@ -52,18 +61,19 @@ class ProxyContainer:
         # Docker publishes ports on the network whose name sorts first: this one must come before every service's
         # (bluegreen-net-...), or joining one would move the ports and cut every connection.
         self._network = f"bluegreen-edge-{slug}"
+        self._filler = f"bluegreen-filler-{slug}"
         self.agent = Agent(self._session)
         self.root = ROOT
         self.services = f"{ROOT}/services"
         self.streams = f"{ROOT}/streams"
         self.prefix = ""
         self.main = f"{ROOT}/{MAIN[self.kind]}"
-        self.pid_file = "/tmp/nginx.pid"  # noqa: S108
+        self.pid_file = "/tmp/nginx.pid"
         self.owns_process = True
         self.bind = str(PORT)
         self.tls_bind = str(TLS_PORT) if tls else ""
         self.front = Endpoint("127.0.0.1", PORT)
-        self.admin = "/tmp/bluegreen-admin.sock"  # noqa: S108
+        self.admin = "/tmp/bluegreen-admin.sock"
         self.reload: Sequence[str] = ()
 
     def exists(self) -> bool:
@@ -102,7 +112,7 @@ class ProxyContainer:
         container = self._inspect()
         new = container is None
         if container is None:
-            container = self._create(command, files, published)
+            container = self._create(command, published)
         elif (kind := container.labels.get("bluegreen.proxy")) != self.kind:
             raise Failed(
                 f"the container {self.name} is a proxy of another kind ({kind or 'not made by bluegreen'})",
@@ -114,6 +124,8 @@ class ProxyContainer:
         for network in networks:
             if network not in attached:
                 self._client.networks.get(network).connect(container)
+        if container.status == "created":  # just now, or by a run that was killed before it had the files in place
+            self._fill(files, container.labels.get("bluegreen.user", "0"))
         if container.status != "running":
             self._start(container, new)
         return new
@@ -127,7 +139,14 @@ class ProxyContainer:
         """What a command of the image prints, run in a container made for it."""
         try:
             raw: bytes = self._client.containers.run(
-                self.image, list(command), entrypoint=[], network_mode="none", remove=True, stdout=True, stderr=True
+                self.image,
+                list(command),
+                entrypoint=[],
+                network_mode="none",
+                remove=True,
+                stdout=True,
+                stderr=True,
+                **confined(),
             )
         except ImageNotFound as error:
             raise Failed(f"the proxy's image {self.image} is not here", hint=f"docker pull {self.image}") from error
@@ -144,6 +163,7 @@ class ProxyContainer:
         """The container, its volume and its own network are gone. Says which were there."""
         self.agent.close()
         gone = []
+        self._remove_filler()
         with contextlib.suppress(NotFound):
             self._client.containers.get(self.name).remove(force=True, v=True)
             gone.append(f"container {self.name}")
@@ -156,37 +176,74 @@ class ProxyContainer:
         return gone
 
     def _session(self, command: Sequence[str]) -> Session:
-        """A conversation with a command in the container, as root, who alone may write to its volume."""
+        """A conversation with a command in the container, as the user who runs the proxy and owns its volume."""
         api = self._client.api
         try:
-            run = api.exec_create(self.name, list(command), stdin=True, user="0")
+            # One made before proxies had a user of their own has none noted: all is root's there.
+            user = self._client.containers.get(self.name).labels.get("bluegreen.user", "0")
+            run = api.exec_create(self.name, list(command), stdin=True, user=user)
             return Session(api.exec_start(run["Id"], socket=True), timeout=SILENCE)
         except (APIError, NotFound) as error:
             raise SessionEnded(f"{self.name} does not run: {error.explanation or error}") from error
 
-    def _create(self, command: Sequence[str], files: Mapping[str, str], published: Sequence[str]) -> Any:
+    def _create(self, command: Sequence[str], published: Sequence[str]) -> Any:
+        try:
+            user = unprivileged(self._client, self.image, self._user)
+        except ImageNotFound as error:
+            raise Failed(f"the proxy's image {self.image} is not here", hint=f"docker pull {self.image}") from error
         labels = {"bluegreen.proxy": self.kind, "bluegreen.mode": self.mode}
         ports = self._ports | {f"{address.rpartition(':')[2]}/tcp": address for address in published}
         if not self._client.networks.list(names=[f"^{self._network}$"]):
             self._client.networks.create(self._network, driver="bridge", labels=labels)
         self._client.volumes.create(self.name, labels=labels)
-        try:
-            container = self._client.containers.create(
-                self.image,
-                list(command),
-                name=self.name,
-                labels=labels,
-                network=self._network,
-                ports={inside: _address(address) for inside, address in ports.items()},
-                volumes={self.name: {"bind": ROOT, "mode": "rw"}},
-                restart_policy={"Name": "always"},
-                log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
-            )
-        except ImageNotFound as error:
+        low = any(int(inside.partition("/")[0]) < 1024 for inside in ports)
+        return self._client.containers.create(
+            self.image,
+            list(command),
+            name=self.name,
+            labels={**labels, "bluegreen.user": user},
+            environment={} if is_root(user) else {"BLUEGREEN_UNPRIVILEGED": "1"},
+            network=self._network,
+            ports={inside: _address(address) for inside, address in ports.items()},
+            # What the engine's default is, too: to bind a port, nobody in here needs a privilege.
+            sysctls={"net.ipv4.ip_unprivileged_port_start": "0"} if low else {},
+            volumes={self.name: {"bind": ROOT, "mode": "rw"}},
+            restart_policy={"Name": "always"},
+            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            **confined(
+                user=user,
+                read_only=self._read_only,
+                tmpfs={"/tmp": ""},
+                cap_add=AS_ROOT if is_root(user) else (),
+                pids_limit=PIDS,
+            ),
+        )
+
+    def _fill(self, files: Mapping[str, str], user: str) -> None:
+        """The volume holds the files, and all of it is the user's."""
+        self._remove_filler()
+        filler = self._client.containers.create(
+            self.image,
+            ["chown", "-R", user, ROOT],
+            entrypoint=[],
+            name=self._filler,
+            labels={"bluegreen.proxy.filler": self.kind},
+            network_mode="none",
+            volumes={self.name: {"bind": ROOT, "mode": "rw"}},
+            **confined(user="0", cap_add=["CHOWN", "DAC_OVERRIDE"]),
+        )
+        filler.put_archive(ROOT, _archive(files))
+        filler.start()
+        code = filler.wait()["StatusCode"]
+        words = filler.logs(tail=5).decode(errors="replace").strip()
+        filler.remove(force=True)
+        if code:
             self.remove()
-            raise Failed(f"the proxy's image {self.image} is not here", hint=f"docker pull {self.image}") from error
-        container.put_archive(ROOT, _archive(files))
-        return container
+            raise Failed(f"{self.image} can't give the volume {self.name} to {user}: {words}", hint="set proxy.user")
+
+    def _remove_filler(self) -> None:
+        with contextlib.suppress(NotFound):
+            self._client.containers.get(self._filler).remove(force=True)
 
     def _check(self, container: Any) -> None:
         """Raises Failed if the container, made by an earlier run, can't carry what the settings ask for now."""

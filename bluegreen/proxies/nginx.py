@@ -43,11 +43,13 @@ class Nginx(Driver):
         self._counted = settings.bake.max_error_ratio is not None
 
     def _boot(self, networks: Sequence[str]) -> bool:
-        files = {"nginx.conf": self._main(), "services/": "", "state/": ""}
+        files = {"nginx.conf": self._main(), "services/": "", "state/": "", "http/temporary.conf": self._temporary()}
         return self._place.boot(["nginx", "-c", self._place.main, "-g", "daemon off;"], files, networks)
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         proxy, pair = self._settings.proxy, self._settings.pair
+        if not self._running_version():
+            raise Failed(f"{self.name} does not say which version it is", hint="nginx -v, where it runs")
         version = tuple(map(int, self._running_version().split(".")))
         return render(
             "nginx-service.conf.j2",
@@ -127,8 +129,15 @@ class Nginx(Driver):
         text = resources.files("bluegreen").joinpath("templates/nginx.conf").read_text()
         place = self._place
         text = text.replace("/bluegreen/services", place.services).replace("/bluegreen/tls", self._secrets)
-        text = text.replace("/tmp/nginx.pid", place.pid_file).replace("/bluegreen/main", f"{place.root}/main")  # noqa: S108
+        text = text.replace("/tmp/nginx.pid", place.pid_file)
+        for directory in ("main", "http"):
+            text = text.replace(f"/bluegreen/{directory}/", f"{place.root}/{directory}/")
         return text.replace("listen 8080;", f"listen {self._plain_bind()};")
+
+    def _temporary(self) -> str:
+        """What has nginx keep its temporary files beside its config: on a disk, where its user may write."""
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        return "".join(f"{kind}_temp_path {self._place.root}/{kind}_temp;\n" for kind in kinds)
 
     def _plain_bind(self) -> str:
         """Where plain http is, by which clients come unless https or mode tcp has taken their address."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from bluegreen.model import Colour, Endpoint, Image, Line, Release, Replica, Slot
+from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot
 from bluegreen.prune import Found
 
 
@@ -51,6 +51,10 @@ class Runtime(Protocol):
     def keep(self, colour: Colour) -> None:
         """The colour's replicas come back after a crash and after a restart of the engine."""
 
+    def has_secrets(self, colour: Colour) -> bool:
+        """Whether the colour's replicas have the app's secrets as they are now. Raises SettingsError where those can't
+        be had."""
+
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         """The colour's replicas as they are now."""
 
@@ -72,6 +76,14 @@ class Runtime(Protocol):
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         """The colour's replicas (of that run only, if given) have ended, in the time that the settings give them,
         and are gone. Says which."""
+
+    def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        """The job has ended, and its container, which no colour counts, is gone. Gives the exit code; None if it was
+        ended after its timeout. `output` gets what it writes; `watch` is called now and then, and what it raises ends
+        the job and is raised. Raises Failed if it can't start. The network must exist."""
+
+    def remove_one_shots(self, *, run: str | None = None) -> list[str]:
+        """What a killed run (only this one, if given) has left of its jobs has ended and is gone. Says which."""
 
     def remove_network(self) -> list[str]:
         """The service's network is gone. Says so if it was there."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import json
 import os
 import struct
+import tarfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +17,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
-from docker.types import EndpointConfig, IPAMConfig, IPAMPool
+from docker.types import EndpointConfig, IPAMConfig, IPAMPool, Mount
 from docker.utils.socket import STDERR, STDOUT
+from requests import RequestException
 from urllib3.exceptions import HTTPError
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
-from bluegreen.model import Colour, Endpoint, Image, Line, Release, Replica, Slot, Source
+from bluegreen.hooks import GRACE, POLL
+from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
-from bluegreen.settings import Settings
+from bluegreen.runtimes.confined import confined, is_root, loosened_by, unprivileged
+from bluegreen.runtimes.session import Session
+from bluegreen.secret import Secrets
+from bluegreen.settings import SECRETS, Settings
 from bluegreen.words import plain
 
 Network = ipaddress.IPv4Network
@@ -31,9 +39,10 @@ Network = ipaddress.IPv4Network
 class DockerRuntime:
     """The containers, images and network of one service on one engine."""
 
-    def __init__(self, client: Any, settings: Settings) -> None:
+    def __init__(self, client: Any, settings: Settings, secrets: Callable[[], Secrets] = Secrets) -> None:
         self._client = client
         self._settings = settings
+        self._secrets = secrets
         self._service = settings.service
         self._subnet: Network | None = None
 
@@ -196,22 +205,35 @@ class DockerRuntime:
         endpoints = self.endpoints(colour, self._settings.app.replicas)
 
         def one(index: int) -> None:
-            container = self._create(index, endpoints[index], colour, release, image, run, number, before)
+            container = self._create(index, endpoints[index], colour, release, image, run, number, before, arguments)
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
+            self._hand_secrets(container)
             container.start()
 
         try:
+            arguments = self._arguments(image)
             _each(one, range(len(endpoints)))
         except NotFound as error:
             raise Failed(f"{release} can't start: {error.explanation}") from error
         except DockerException as error:
             words = getattr(error, "explanation", None) or str(error)
-            raise Failed(f"{release} can't start: {plain(words)}") from error
+            hint = loosened_by(words, self._settings.app)
+            raise Failed(f"{release} can't start: {plain(words)}", hint=hint) from error
         return self.replicas(colour)
 
     def keep(self, colour: Colour) -> None:
         _each(lambda container: container.update(restart_policy={"Name": "always"}), self._containers(colour))
+
+    def has_secrets(self, colour: Colour) -> bool:
+        wanted = self._secrets()
+        containers = self._containers(colour)
+        if not containers:
+            return False
+        given = containers[0].attrs["Config"]["Env"] or []
+        if not {f"{name}={value}" for name, value in wanted.variables.items()} <= set(given):
+            return False
+        return self._handed(containers[0]) == wanted.files
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         return tuple(self._replica(container) for container in self._containers(colour))
@@ -279,7 +301,63 @@ class DockerRuntime:
 
         containers = [each for each in self._containers(colour) if run in (None, each.labels.get("bluegreen.run"))]
         _each(one, containers)
+        # A container's secrets go with it, but not where a person has removed it otherwise.
+        labels = [f"bluegreen.service={self._service}", "bluegreen.secrets"]
+        for volume in self._client.volumes.list(filters={"label": labels, "dangling": True}):
+            with contextlib.suppress(APIError):
+                volume.remove()
         return [container.name for container in containers]
+
+    def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
+        container = None
+        try:
+            arguments = self._arguments(job.image)
+            arguments["environment"] |= job.environment
+            container = self._client.containers.create(
+                job.image,
+                list(job.command),
+                name=f"{self._service}-hook-{job.hook}-{job.run}",
+                labels={
+                    "bluegreen.service": self._service,
+                    "bluegreen.hook": job.hook,
+                    "bluegreen.release": job.release.name,
+                    "bluegreen.run": job.run,
+                },
+                network=self.network,
+                **arguments,
+            )
+            for network in self._settings.app.networks:
+                self._client.networks.get(network).connect(container)
+            self._hand_secrets(container)
+            raw = self._client.api.attach_socket(container.id, params={"stdout": 1, "stderr": 1, "stream": 1})
+            with contextlib.closing(Session(raw, timeout=POLL)) as session:
+                container.start()
+                deadline = time.monotonic() + job.timeout
+                in_time = session.listen(output, watch, until=deadline)
+            while in_time:
+                container.reload()
+                state = container.attrs["State"]
+                if state["Status"] in ("exited", "dead"):
+                    return int(state["ExitCode"])
+                watch()
+                time.sleep(POLL)
+                in_time = time.monotonic() < deadline
+            return None
+        except DockerException as error:
+            words = getattr(error, "explanation", None) or str(error)
+            raise Failed(f"the hook {job.hook} can't run in a container of {job.release}: {plain(words)}") from error
+        finally:
+            if container is not None:
+                # What this can't remove, the undo tries again, and the next run.
+                with contextlib.suppress(DockerException, RequestException):
+                    _end(container)
+
+    def remove_one_shots(self, *, run: str | None = None) -> list[str]:
+        labels = [f"bluegreen.service={self._service}", "bluegreen.hook"]
+        labels += [f"bluegreen.run={run}"] if run else []
+        found = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        _each(_end, found)
+        return [container.name for container in found]
 
     def remove_network(self) -> list[str]:
         try:
@@ -305,6 +383,7 @@ class DockerRuntime:
         run: str,
         number: int,
         before: tuple[Release, ...],
+        arguments: Mapping[str, Any],
     ) -> Any:
         app = self._settings.app
         labels = {
@@ -318,25 +397,67 @@ class DockerRuntime:
             "bluegreen.number": str(number),
             "bluegreen.replica": str(index + 1),
             "bluegreen.wanted": str(app.replicas),
-            "bluegreen.before": json.dumps([[each.name, each.digest] for each in before]),
+            "bluegreen.before": json.dumps([[each.name, each.digest, *[True] * each.floor] for each in before]),
         }
+        labels |= {"bluegreen.floor": "1"} if release.floor else {}
         return self._client.containers.create(
             image,
             app.command,
             name=f"{self._service}-{colour}-{index + 1}",
             labels=labels,
-            environment=dict(app.env),
-            volumes=list(app.volumes),
-            user=app.user,
-            mem_limit=app.memory,
-            nano_cpus=round(app.cpus * 1e9) if app.cpus else None,
             network=self.network,
             networking_config={
                 self.network: EndpointConfig(self._client.api._version, ipv4_address=endpoint.address),
             },
             stop_signal=None,
-            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            **arguments,
         )
+
+    def _arguments(self, image: str) -> dict[str, Any]:
+        """What every container of the app has in common: what it is given, and what it may not do.
+
+        Its secrets as files are still to be handed to it: see `_hand_secrets`.
+        """
+        app, secrets = self._settings.app, self._secrets()
+        labels = {"bluegreen.service": self._service, "bluegreen.secrets": ""}
+        return {
+            "environment": {**app.env, **secrets.variables},
+            "volumes": list(app.volumes),
+            # Without a name, so that it goes with its container, whatever happens; and that outlasts a restart.
+            "mounts": [Mount(SECRETS, None, no_copy=True, labels=labels)] if secrets.files else [],
+            "mem_limit": app.memory,
+            "nano_cpus": round(app.cpus * 1e9) if app.cpus else None,
+            "init": app.init or None,
+            "log_config": {"type": app.logging.driver, "config": app.logging.wanted},
+            **confined(
+                user=unprivileged(self._client, image, app.user),
+                read_only=app.read_only,
+                tmpfs=app.mounted_tmpfs,
+                cap_add=app.cap_add,
+                no_new_privileges=app.no_new_privileges,
+                pids_limit=app.pids_limit or None,
+            ),
+        }
+
+    def _hand_secrets(self, container: Any) -> None:
+        """The app of a container that has not been started will find its secrets, as the only one who can read them."""
+        files = self._secrets().files
+        if not files:
+            return
+        owner = _user_id(container)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name, value in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode, entry.uid = len(value), 0o400, owner
+                tar.addfile(entry, io.BytesIO(value))
+        container.put_archive(SECRETS, buffer.getvalue())
+
+    def _handed(self, container: Any) -> dict[str, bytes]:
+        """The secrets that a container has as files."""
+        if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
+            return {}  # what the image may have there is none of ours
+        return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         newest = max(containers, key=lambda container: container.attrs["Created"])
@@ -344,7 +465,10 @@ class DockerRuntime:
         return Slot(
             colour=colour,
             release=Release(
-                labels["bluegreen.release"], labels.get("bluegreen.digest", ""), labels.get("bluegreen.settings", "")
+                labels["bluegreen.release"],
+                labels.get("bluegreen.digest", ""),
+                labels.get("bluegreen.settings", ""),
+                "bluegreen.floor" in labels,
             ),
             image=labels.get("bluegreen.image", ""),
             run=labels.get("bluegreen.run", ""),
@@ -388,7 +512,12 @@ class DockerRuntime:
                 if isinstance(subnet, Network):
                     taken[f"the network {network.name}"] = subnet
         raw: bytes = self._client.containers.run(
-            self._settings.proxy.image, ["cat", "/proc/net/route"], entrypoint=[], network_mode="host", remove=True
+            self._settings.proxy.image,
+            ["cat", "/proc/net/route"],
+            entrypoint=[],
+            network_mode="host",
+            remove=True,
+            **confined(),
         )
         for line in raw.decode().splitlines()[1:]:
             device, destination, _, _, _, _, _, mask = line.split()[:8]
@@ -446,11 +575,45 @@ def _stamped(line: str) -> Line:
 
 def _before(labels: Mapping[str, str]) -> tuple[Release, ...]:
     """The releases that a container's one replaced, latest first."""
-    return tuple(Release(name, digest) for name, digest in json.loads(labels.get("bluegreen.before", "[]")))
+    before = json.loads(labels.get("bluegreen.before", "[]"))
+    return tuple(Release(name, digest, floor=bool(floor)) for name, digest, *floor in before)
+
+
+def _files_of(container: Any, path: str) -> dict[str, bytes]:
+    """The content of the files at this path of a container, running or not, by their paths."""
+    pieces, _ = container.get_archive(path)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+        found = ((entry.name, tar.extractfile(entry)) for entry in tar if entry.isfile())
+        return {name: file.read() for name, file in found if file}
+
+
+def _user_id(container: Any) -> int:
+    """The number of the user that a container runs as, which its image may know by a name only."""
+    name = container.attrs["Config"]["User"].partition(":")[0]
+    if is_root(name):
+        return 0
+    if name.isdecimal():
+        return int(name)
+    [passwd] = _files_of(container, "/etc/passwd").values()
+    rows = (line.split(":") for line in passwd.decode(errors="replace").splitlines())
+    # The engine knows no other user either, and will say so.
+    return next((int(row[2]) for row in rows if row[0] == name and len(row) > 2 and row[2].isdecimal()), 0)
 
 
 def _little_endian(word: str) -> int:
     return int.from_bytes(bytes.fromhex(word), "little")
+
+
+def _end(container: Any) -> None:
+    """The container has ended, in GRACE seconds or by force, and is gone."""
+    try:
+        container.stop(timeout=round(GRACE))
+        container.remove(force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:  # removal is already in progress
+            raise
 
 
 def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -7,8 +7,9 @@ import select
 import socket
 import struct
 import subprocess
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bluegreen.errors import BluegreenError
@@ -70,6 +71,27 @@ class Session(Talk):
             self._socket.sendall(data)
         except OSError as error:
             raise SessionEnded(f"the connection to the container is gone: {error}") from error
+
+    def listen(self, output: Callable[[bytes], None], watch: Callable[[], None], *, until: float) -> bool:
+        """`output` has got all that the process wrote, and its other end is gone; `watch` was called now and then.
+
+        False if that took longer than `until`, by the monotonic clock.
+        """
+        buffer = bytearray()
+        while time.monotonic() < until:
+            watch()
+            try:
+                piece = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:  # the connection is cut, which says nothing of the process
+                return True
+            if not piece:
+                return True
+            buffer += piece
+            for frame in _frames(buffer):
+                output(frame)
+        return False
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -144,3 +166,10 @@ class LocalSession(Talk):
         _, errors = self._process.communicate()
         words = errors.decode(errors="replace").strip()
         return SessionEnded(f"the process at the proxy's place has ended{': ' + words if words else ''}")
+
+
+def _frames(buffer: bytearray) -> Iterator[bytes]:
+    """What the engine's whole frames at the beginning of the buffer hold; they are taken off it."""
+    while len(buffer) >= 8 and len(buffer) >= (end := 8 + int.from_bytes(buffer[4:8], "big")):
+        yield bytes(buffer[8:end])
+        del buffer[:end]

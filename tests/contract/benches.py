@@ -24,6 +24,7 @@ from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.place import Place
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
@@ -163,6 +164,11 @@ class ContainerBench(ProxyBench):
         answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
         return answer.status_code, answer.text.strip()
 
+    def post(self, body: str) -> tuple[int, int]:
+        """Status of the answer to a request with this body, which the app sends back, and how long it is."""
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/echo", content=body, timeout=60, trust_env=False)
+        return answer.status_code, len(answer.content)
+
     def upload(self) -> Upload:
         return HeldUpload(self.port)
 
@@ -277,6 +283,9 @@ PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
 class RuntimeBench(ABC):
     """A runtime that holds nothing of the service yet, on an engine that has the images of v1 and v2."""
 
+    secrets = Secrets()
+    """What the service's secrets are now."""
+
     @abstractmethod
     def driver(self) -> Runtime:
         """A driver for the same service that knows nothing from before."""
@@ -305,7 +314,8 @@ class FakeRuntimeBench(RuntimeBench):
         self.world.lives["v4-exits"] = 0
 
     def driver(self) -> Runtime:
-        return FakeRuntime(self.world, quick_settings(app={"replicas": 2}))
+        wanted = quick_settings(app={"replicas": 2, "env": {"TOWN": "Paris"}})
+        return FakeRuntime(self.world, wanted, secrets=lambda: self.secrets)
 
     def other(self) -> Runtime:
         return FakeRuntime(self.world, quick_settings(service="other"))
@@ -324,12 +334,13 @@ class DockerBench(RuntimeBench):
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.client = request.getfixturevalue("engine")
         request.getfixturevalue("releases")
-        self.settings = settings_of(fresh_name(), app={"port": 9000, "replicas": 2, "stop_timeout": "2s"})
+        app = {"port": 9000, "replicas": 2, "stop_timeout": "2s", "env": {"TOWN": "Paris"}}
+        self.settings = settings_of(fresh_name(), app=app)
         self.others = settings_of(fresh_name())
         request.addfinalizer(self._remove)
 
     def driver(self) -> Runtime:
-        return DockerRuntime(self.client, self.settings)
+        return DockerRuntime(self.client, self.settings, lambda: self.secrets)
 
     def other(self) -> Runtime:
         return DockerRuntime(self.client, self.others)
@@ -347,6 +358,7 @@ class DockerBench(RuntimeBench):
         for runtime in (self.driver(), self.other()):
             for colour in Colour:
                 runtime.remove(colour)
+            runtime.remove_one_shots()
             runtime.remove_network()
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
+import httpx
 import pytest
-from benches import ProxyBench
-from harness import eventually
+from benches import ContainerBench, ProxyBench
+from harness import HAPROXY, NGINX, eventually
 
 from bluegreen.errors import BluegreenError, Failed
 from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError
+from bluegreen.proxies.container import ProxyContainer, _archive
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 VERSION = {BLUE: (200, "version 1"), GREEN: (200, "version 2")}
@@ -260,3 +265,110 @@ def test_after_remove_it_starts_from_nothing(proxies: ProxyBench) -> None:
     assert again.boot([proxies.apps.network]) is not proxies.installed
     state = again.observe()
     assert (state.colour, state.record) == (None, None)
+
+
+# What only a container has
+
+images = pytest.mark.parametrize("image", [NGINX[0], HAPROXY[1]])
+
+
+def made(bench: ContainerBench) -> Any:
+    return bench.client.containers.get(f"bluegreen-proxy-127.0.0.1-{bench.port}")
+
+
+@images
+def test_a_container_of_a_proxy_may_do_no_more_than_it_needs(image: str, request: pytest.FixtureRequest) -> None:
+    bench = ContainerBench(image, "live", request)
+    first_switch(bench, bench.driver())
+    container = made(bench)
+    host = container.attrs["HostConfig"]
+    assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert (host["ReadonlyRootfs"], host["PidsLimit"]) == (True, 1024)
+    look = "cat /proc/1/status; stat -c 'owner %u' /bluegreen /bluegreen/services /bluegreen/state; touch /etc/x"
+    seen = container.exec_run(["sh", "-c", look]).output.decode()
+    status = dict(line.split(":\t", 1) for line in seen.splitlines() if ":\t" in line)
+    assert status["Uid"].split() == ["65532"] * 4
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert seen.count("owner 65532\n") == 3
+    assert "Read-only file system" in seen
+    # A body that is too large for memory is kept on the volume, where there is room.
+    assert bench.post("x" * 3_000_000) == (200, 3_000_000)
+
+
+@images
+def test_it_runs_as_root_with_a_writable_root_where_the_settings_want_that(
+    image: str, request: pytest.FixtureRequest
+) -> None:
+    bench = ContainerBench(image, "reload", request)
+    proxy = bench.settings.proxy.model_copy(update={"user": "root", "read_only": False})
+    bench.settings = bench.settings.model_copy(update={"proxy": proxy})
+    driver = bench.driver()
+    first_switch(bench, driver)
+    to_green(bench, driver)
+    assert bench.request() == VERSION[GREEN]
+    host = made(bench).attrs["HostConfig"]
+    assert host["ReadonlyRootfs"] is False
+    assert len(host["CapAdd"]) == 6
+    assert bench.post("x" * 3_000_000) == (200, 3_000_000)
+
+
+@images
+def test_what_a_killed_run_left_before_the_files_were_in_place_is_taken_up(
+    image: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = ContainerBench(image, "live", request)
+
+    class Killed(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProxyContainer, "_fill", die)
+        with pytest.raises(Killed):
+            bench.driver().boot([bench.apps.network])
+    assert made(bench).status == "created"
+    first_switch(bench, bench.driver())
+    assert bench.request() == VERSION[BLUE]
+
+
+@images
+def test_one_that_was_made_before_proxies_were_confined_works_on_as_it_is(
+    image: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = ContainerBench(image, "live", request)
+
+    def create(place: ProxyContainer, command: list[str], published: object) -> Any:
+        labels = {"bluegreen.proxy": place.kind, "bluegreen.mode": "http"}
+        bench.client.networks.create(place._network, labels=labels)
+        ports = {"8080/tcp": ("127.0.0.1", bench.port)}
+        volumes = {place.name: {"bind": "/bluegreen", "mode": "rw"}}
+        options = {"name": place.name, "labels": labels, "network": place._network, "ports": ports, "volumes": volumes}
+        return bench.client.containers.create(image, command, user="0", restart_policy={"Name": "always"}, **options)
+
+    def fill(place: ProxyContainer, files: dict[str, str], user: str) -> None:
+        assert user == "0"
+        there = {path: content for path, content in files.items() if not path.startswith("http/")}
+        made(bench).put_archive("/bluegreen", _archive(there))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProxyContainer, "_create", create)
+        patched.setattr(ProxyContainer, "_fill", fill)
+        first_switch(bench, bench.driver())
+    proxy = bench.driver()
+    to_green(bench, proxy)
+    proxy.commit(record(2, BLUE, GREEN, committed=True))
+    assert bench.request() == VERSION[GREEN]
+    proxy.reload()
+    assert bench.post("x" * 3_000_000) == (200, 3_000_000)
+    made(bench).restart(timeout=5)
+    eventually(lambda: proxies_answer(bench) == VERSION[GREEN], "it does not come back")
+
+
+def proxies_answer(bench: ContainerBench) -> tuple[int, str]:
+    with contextlib.suppress(httpx.TransportError):
+        return bench.request()
+    return 0, ""

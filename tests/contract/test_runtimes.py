@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import docker
 import pytest
-from benches import RuntimeBench
-from harness import eventually
+from benches import DockerBench, RuntimeBench
+from harness import IMAGES, eventually
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Release, Replica
+from bluegreen.model import Colour, OneShot, Release, Replica
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.secret import Secrets
+from bluegreen.settings import parse
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 
@@ -261,3 +270,261 @@ def test_a_command_runs_in_a_replica(runtimes: RuntimeBench) -> None:
     runtime.remove(BLUE)
     with pytest.raises(Failed, match=replica.name):
         run("echo")
+
+
+def job(bench: RuntimeBench, script: str, *, run: str = "run-1", timeout: float = 60) -> OneShot:
+    wanted = release(bench, "v1")
+    told = {"BLUEGREEN_HOOK": "pre_deploy"}
+    return OneShot("pre_deploy", ("sh", "-c", script), wanted, wanted.digest, run, timeout, told)
+
+
+def silent(data: bytes) -> None:
+    pass
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_job_runs_once_with_the_apps_environment_and_its_own_and_is_gone(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    heard: list[bytes] = []
+    code = runtime.run_once(job(runtimes, "echo $BLUEGREEN_HOOK in $TOWN; exit 3"), heard.append, nothing)
+    assert (code, b"".join(heard)) == (3, b"pre_deploy in Paris\n")
+    assert runtime.remove_one_shots() == []
+    assert runtime.remove_network(), "and nothing of it stands on the network"
+
+
+def test_a_job_is_no_replica_and_ends_with_what_ends_the_watch(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    start(runtimes, runtime, BLUE, "v1")
+    heard: list[bytes] = []
+    standing = []
+
+    def watch() -> None:
+        if heard:
+            standing.append((len(runtime.replicas(BLUE)), set(runtime.slots())))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run_once(job(runtimes, "echo begun; sleep 600"), heard.append, watch)
+    assert standing == [(2, {BLUE})]
+    assert runtime.remove_one_shots() == []
+    assert runtime.slots()[BLUE].running == 2
+
+
+def test_a_job_that_takes_too_long_is_ended_and_gone(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    assert runtime.run_once(job(runtimes, "sleep 600", timeout=1), silent, nothing) is None
+    assert runtime.remove_one_shots() == []
+
+
+def test_a_job_that_cannot_start_is_told_in_words_and_leaves_nothing(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    missing = Release("v9", "sha256:" + "0" * 64)
+    with pytest.raises(Failed, match="the hook pre_deploy can't run in a container of v9"):
+        runtime.run_once(OneShot("pre_deploy", ("sh", "-c", "echo"), missing, missing.digest, "r", 1), silent, nothing)
+    assert runtime.remove_one_shots() == []
+
+
+def test_a_jobs_container_that_a_killed_process_left_is_removed_by_another(runtimes: RuntimeBench) -> None:
+    runtime, other = runtimes.driver(), runtimes.driver()
+    runtime.prepare()
+    heard: list[bytes] = []
+    gone: list[list[str]] = []
+
+    def watch() -> None:
+        if heard and not gone:
+            gone.append(other.remove_one_shots(run="run-2"))
+            gone.append(runtimes.other().remove_one_shots())
+            gone.append(other.remove_one_shots())
+            raise KeyboardInterrupt  # nobody is left to see how it ended
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run_once(job(runtimes, "echo begun; sleep 600"), heard.append, watch)
+    assert gone[:2] == [[], []]
+    assert len(gone[2]) == 1
+    assert "-hook-pre_deploy-run-1" in gone[2][0]
+
+
+def test_a_floor_is_told_to_a_fresh_process(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    runtime.prepare()
+    two = release(runtimes, "v2")
+    stamped = Release(two.name, two.digest, two.settings_hash, floor=True)
+    before = (Release("v1", "sha256:one"), Release("v0", "sha256:zero", floor=True))
+    runtime.start(GREEN, stamped, two.digest, "run-7", 7, before)
+    slot = runtimes.driver().slots()[GREEN]
+    assert slot.release == stamped
+    assert slot.before == before
+
+
+def test_what_runs_has_the_secrets_that_it_was_started_with(runtimes: RuntimeBench) -> None:
+    runtimes.secrets = Secrets({"KEY": b"\0one\n"}, {"WORD": "a=b"})
+    runtime = runtimes.driver()
+    assert not runtime.has_secrets(BLUE)
+    one, _ = start(runtimes, runtime, BLUE, "v1")
+    assert runtimes.driver().has_secrets(BLUE)
+    assert not runtime.has_secrets(GREEN)
+    _listens(runtime, one)
+    runtimes.restart(one)
+    assert runtimes.driver().has_secrets(BLUE)
+    for other in (Secrets({"KEY": b"two"}, {"WORD": "a=b"}), Secrets({"KEY": b"\0one\n"}, {"WORD": "b"}), Secrets()):
+        runtimes.secrets = other
+        assert not runtimes.driver().has_secrets(BLUE)
+    start(runtimes, runtimes.driver(), BLUE, "v1", "run-2", 2)
+    assert runtimes.driver().has_secrets(BLUE)
+
+
+# What only a real engine shows
+
+
+@pytest.fixture
+def docker_bench(request: pytest.FixtureRequest) -> DockerBench:
+    return DockerBench(request)
+
+
+def _with(bench: DockerBench, **app: Any) -> DockerRuntime:
+    """A driver of the same service with other settings of the app."""
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "app": {"port": 9000, "stop_timeout": "2s", **app}})
+    return bench.driver()
+
+
+@contextlib.contextmanager
+def _as_root(bench: DockerBench) -> Iterator[str]:
+    """An image of v1 that says of no user."""
+    tag = f"{bench.settings.service}:as-root"
+    made = bench.client.containers.create(f"{IMAGES}:v1")
+    try:
+        made.commit(*tag.split(":"), changes=["USER root"])
+    finally:
+        made.remove()
+    try:
+        yield tag
+    finally:
+        bench.client.images.remove(tag, force=True)
+
+
+def _inside(bench: DockerBench, replica: Replica, program: str) -> str:
+    """What a program prints that runs as the app does."""
+    code, out = bench.client.containers.get(replica.name).exec_run(["python3", "-c", program])
+    text = str(out.decode())
+    assert code == 0, text
+    return text.strip()
+
+
+def test_a_container_may_do_no_more_than_it_needs(docker_bench: DockerBench) -> None:
+    one, _ = start(docker_bench, docker_bench.driver(), BLUE, "v1")
+    attrs = docker_bench.client.containers.get(one.name).attrs
+    host = attrs["HostConfig"]
+    assert attrs["Config"]["User"] == "10001:10001", "the image's own"
+    assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert (host["ReadonlyRootfs"], host["Tmpfs"], host["PidsLimit"]) == (True, {"/tmp": ""}, 2048)
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert host["NetworkMode"].startswith("bluegreen-net-")
+    seen = _inside(docker_bench, one, "print(open('/proc/1/status').read())")
+    status = dict(line.split(":\t", 1) for line in seen.splitlines() if ":\t" in line)
+    assert status["Uid"].split() == ["10001"] * 4
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert _inside(docker_bench, one, "print(open('/tmp/x', 'w').write('yes'))") == "3"
+    for path in ("/app/x", "/etc/x", "/run/x"):
+        assert "Read-only" in _inside(
+            docker_bench, one, f"try: open('{path}', 'w')\nexcept OSError as error: print(error)"
+        )
+
+
+def test_each_part_of_it_can_be_loosened(docker_bench: DockerBench) -> None:
+    runtime = _with(
+        docker_bench,
+        user="root",
+        read_only=False,
+        tmpfs=["/run:size=1m,exec"],
+        cap_add=["CHOWN"],
+        no_new_privileges=False,
+        pids_limit=0,
+        init=True,
+        logging={"driver": "local"},
+    )
+    [one] = start(docker_bench, runtime, BLUE, "v1")
+    attrs = docker_bench.client.containers.get(one.name).attrs
+    host = attrs["HostConfig"]
+    assert attrs["Config"]["User"] == "root"
+    assert [each.removeprefix("CAP_") for each in host["CapAdd"]] == ["CHOWN"], "engines differ in how they show it"
+    assert (host["CapDrop"], host["SecurityOpt"] or []) == (["ALL"], [])
+    assert (host["ReadonlyRootfs"], host["Tmpfs"]) == (False, {"/run": "size=1m,exec"})
+    assert not host["PidsLimit"]
+    assert (host["Init"], host["LogConfig"]["Type"]) == (True, "local")
+    _listens(runtime, one)
+    assert _inside(docker_bench, one, "import os; open('/app/x', 'w'); os.chown('/app/x', 1, 1)") == ""
+
+
+def test_an_image_of_no_user_does_not_run_as_root_and_may_listen_on_a_port_below_1024(
+    docker_bench: DockerBench,
+) -> None:
+    runtime = _with(docker_bench, port=80, env={"PORT": "80"})
+    runtime.prepare()
+    with _as_root(docker_bench) as image:
+        [one] = runtime.start(BLUE, Release("v1", "sha256:1"), image, "run-1", 1, ())
+        eventually(lambda: "listening on 80" in runtime.log(one), "the app does not start")
+        assert _inside(docker_bench, one, "import os; print(os.getuid(), os.getgid())") == "65532 65532"
+        runtime.remove(BLUE)
+
+
+@pytest.mark.parametrize(("user", "number"), [(None, 10001), ("nobody", 65534), ("root", 0), ("1234:5", 1234)])
+def test_a_secret_is_a_file_for_the_apps_user_alone_that_nothing_else_shows(
+    docker_bench: DockerBench, user: str | None, number: int
+) -> None:
+    docker_bench.secrets = Secrets({"PASSWORD": b"correct horse"}, {"TOKEN": "as a variable"})
+    runtime = _with(docker_bench, **({"user": user} if user else {}))
+    [one] = start(docker_bench, runtime, BLUE, "v1")
+    look = "import os; s = os.stat('/run/secrets/PASSWORD'); print(oct(s.st_mode), s.st_uid)"
+    assert _inside(docker_bench, one, look) == f"0o100400 {number}"
+    read = "import os; print(open('/run/secrets/PASSWORD').read(), os.environ['TOKEN'])"
+    assert _inside(docker_bench, one, read) == "correct horse as a variable"
+    container = docker_bench.client.containers.get(one.name)
+    container.restart(timeout=2)
+    assert _inside(docker_bench, one, read) == "correct horse as a variable"
+    shown = json.dumps(container.attrs)
+    assert "as a variable" in shown, "which is why doctor warns of it"
+    assert "correct horse" not in shown
+    if number:
+        fail = "try: open('/run/secrets/OTHER', 'w')\nexcept OSError as error: print(error)"
+        assert "Permission denied" in _inside(docker_bench, one, fail)
+        code, _ = container.exec_run(["cat", "/run/secrets/PASSWORD"], user="4321")
+        assert code, "another user of the container can't read it"
+
+
+def _volumes(client: docker.DockerClient, runtime: DockerRuntime) -> list[Any]:
+    service = runtime.network.removeprefix("bluegreen-net-")
+    return list(client.volumes.list(filters={"label": [f"bluegreen.service={service}", "bluegreen.secrets"]}))
+
+
+def test_secrets_go_with_their_containers_and_what_a_person_left_of_them_goes_too(docker_bench: DockerBench) -> None:
+    docker_bench.secrets = Secrets({"PASSWORD": b"correct horse"})
+    runtime, client = docker_bench.driver(), docker_bench.client
+    one, _ = start(docker_bench, runtime, BLUE, "v1")
+    start(docker_bench, runtime, GREEN, "v2")
+    assert len(_volumes(client, runtime)) == 4
+    client.containers.get(one.name).remove(force=True)  # as a person does it, who leaves the volume behind
+    assert len(_volumes(client, runtime)) == 4
+    runtime.remove(BLUE)
+    assert len(_volumes(client, runtime)) == 2, "those of green"
+    assert runtime.has_secrets(GREEN)
+    runtime.remove(GREEN)
+    assert _volumes(client, runtime) == []
+
+
+def test_a_start_that_the_confinement_prevents_is_told_with_the_setting_that_loosens_it(
+    docker_bench: DockerBench,
+) -> None:
+    runtime = _with(docker_bench, command=["/etc/passwd"])
+    runtime.prepare()
+    with pytest.raises(Failed, match=r"v1 can't start: .*permission denied") as caught:
+        runtime.start(BLUE, release(docker_bench, "v1"), f"{IMAGES}:v1", "run-1", 1, ())
+    assert "app.user" in caught.value.hint

@@ -14,6 +14,8 @@ from hosts import APPS, Host, HostService, running_host, write_settings
 
 pytestmark = pytest.mark.xdist_group("engine-restart")
 
+SECRET = "correct horse battery staple"
+
 # Stands in for the host's init: starts the engine again when it has ended, and ends it before a reboot. What ran before
 # is left to the engine to find, as by systemd, which kills neither containerd nor containers with it.
 INIT = """
@@ -41,6 +43,9 @@ def services(host: Host, tmp_path_factory: pytest.TempPathFactory) -> list[HostS
         service = HostService(name, tmp_path_factory.mktemp(switch), 8080 + index, host=host)
         subnet = APPS.replace(".0/24", f".{64 * index}/26")
         write_settings(service, f"0.0.0.0:{service.port}", image=image, url=service.url, switch=switch, subnet=subnet)
+        with (service.directory / "bluegreen.toml").open("a") as file:
+            file.write('\n[app.secrets]\nPASSWORD = { env = "PASSWORD" }\n')
+        service.env = {"DOCKER_HOST": host.tcp, "PASSWORD": SECRET}
         made.append(service)
     return made
 
@@ -69,7 +74,7 @@ def test_what_was_live_is_served_again_with_no_command_typed(
     host: Host, services: list[HostService], event: Callable[[Host], None]
 ) -> None:
     for service in services:
-        service.env = {"DOCKER_HOST": host.tcp}
+        service.env["DOCKER_HOST"] = host.tcp
         if live(service) != ("v1", "blue"):
             service.ok("down", "--yes")
             service.deploy("v1")
@@ -84,7 +89,8 @@ def test_what_was_live_is_served_again_with_no_command_typed(
     assert all(starts(host, services)[name] != before for name, before in started.items()), "nothing was restarted"
 
     for service in services:
-        service.env = {"DOCKER_HOST": host.tcp}
+        service.env["DOCKER_HOST"] = host.tcp
+        assert secrets(host, service) == [SECRET]
         status = service.status()
         assert (status["live"]["release"], status["live"]["colour"]) == ("v2", "green")
         assert status["live"]["replicas"] == {"running": 1, "wanted": 1}
@@ -110,6 +116,13 @@ def version(service: HostService) -> str:
         return service.get().text.strip()
     except httpx.HTTPError:
         return ""
+
+
+def secrets(host: Host, service: HostService) -> list[str]:
+    """The secret of each container, as the app finds it."""
+    with host.engine() as client:
+        found = [client.containers.get(name) for name in service.containers()]
+        return [str(each.exec_run(["cat", "/run/secrets/PASSWORD"]).output.decode()) for each in found]
 
 
 def starts(host: Host, services: list[HostService]) -> dict[str, str]:

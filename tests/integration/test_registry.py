@@ -7,12 +7,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import docker
 import pytest
+from aftermath import command_lines, tells_none_of
 from gitlab_double import GitLab
 from gitlab_registry import trusted
 from harness import REPOSITORY, Make, Ran, TestService
@@ -52,17 +51,8 @@ def untag(engine: docker.DockerClient, double: GitLab) -> None:
 
 
 def tells_no_secret(double: GitLab, engine: docker.DockerClient, service: TestService, *ran: Ran) -> None:
-    """No secret stands in what was printed or written, nor in what the engine says of any container."""
-    texts = {f"output {index}": each.text for index, each in enumerate(ran)}
-    texts |= {str(path): path.read_text(errors="replace") for path in service.directory.rglob("*") if path.is_file()}
-    for container in engine.containers.list(all=True, ignore_removed=True):
-        texts[f"inspect {container.name}"] = json.dumps(container.attrs)
-        if service.name in container.name:
-            texts[f"log {container.name}"] = container.logs(tail=500).decode(errors="replace")
-    assert double.secrets
-    for where, text in texts.items():
-        for secret in double.secrets:
-            assert secret not in text, where
+    """No secret of GitLab's stands anywhere that a person may look."""
+    tells_none_of(double.secrets, engine, service, *ran)
 
 
 def test_a_release_is_pushed_once_and_runs_by_its_digest_also_where_it_has_to_be_pulled(
@@ -101,12 +91,7 @@ def test_no_secret_is_seen_in_the_list_of_processes_nor_in_a_traceback(
     service = shop(double, extra=f'[gitlab]\nurl = "{double.url}"\nproject = "root/hippo_flask"\n')
     service.env |= {"GITLAB_TOKEN": double.token(double.root).value, "XDG_STATE_HOME": os.fspath(service.directory)}
     deploying = service.start("deploy", "v1", "--receipt", "receipt.json")
-    seen: set[bytes] = set()
-    end = time.monotonic() + 180
-    while deploying.poll() is None and time.monotonic() < end:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                seen.add(path.read_bytes())
+    seen = command_lines(deploying)
     ran = service.finish(deploying)
     assert ran.code == 0, ran.text
     assert any(b"receipt.json" in line for line in seen), "the command itself was seen"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -416,12 +417,14 @@ def test_a_process_that_is_gone_is_told_and_the_next_call_starts_another(engine:
 def test_a_container_that_does_not_run_is_told_in_words() -> None:
     class Refusing:
         api: Any
+        containers: Any
 
         def exec_create(self, *arguments: Any, **options: Any) -> None:
             raise APIError("conflict", explanation="container proxy is not running")
 
     client = Refusing()
     client.api = client
+    client.containers = SimpleNamespace(get=lambda name: SimpleNamespace(labels={}))
     with pytest.raises(SessionEnded, match="does not run: container proxy is not running"):
         ProxyContainer(client, ProxyTable()).agent.exists("/")
 

@@ -102,6 +102,7 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
             switch={"at": "2024-05-01T12:00:00Z", "first_new_ms": 3.2, "last_old_ms": 1.0},
             cut=1,
             leftover=["retire: busy"],
+            warnings=["the hook post_deploy failed: x ended with exit code 1\n  its words"],
         )
     )
     text = shown(capsys)
@@ -113,6 +114,8 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
     assert "first new answer 3 ms after the flip, last old one sent 1 ms from it" in text
     assert "1 requests were still in flight" in text
     assert "leftover retire: busy; the next run takes it up" in text
+    assert "warning  the hook post_deploy failed: x ended with exit code 1; this changes nothing of the result" in text
+    assert "its words" not in text, "which were told when it failed"
 
 
 def test_a_receipt_says_how_two_releases_compared(capsys: Capture) -> None:

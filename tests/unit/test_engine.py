@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.errors import APIError
 from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World, quick_settings
 
+from bluegreen import doctor
 from bluegreen.engine import Interrupts, interrupts
-from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson
+from bluegreen.errors import BluegreenError, Failed, Interrupted, Locked, NeedsPerson, SettingsError
 from bluegreen.lock import Holder
 from bluegreen.model import Colour, Event
 from bluegreen.proxies.agent import AgentError, Answer
+from bluegreen.secret import Secrets
 from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
 
@@ -26,9 +29,17 @@ QUICK = {"successes": 1}
 SETTINGS = quick_settings(app={"replicas": 2}, probe=QUICK)
 REGISTRY = quick_settings(app={"replicas": 2}, probe=QUICK, registry={"server": "gitlab.test:8001"})
 STANDBY = quick_settings(app={"replicas": 2}, probe=QUICK, retire={"old": "standby"})
+HOOKS = quick_settings(
+    probe=QUICK,
+    hooks={
+        name: {"command": f"echo {name} of $BLUEGREEN_RELEASE", "run": "image"}
+        for name in ("pre_deploy", "post_switch", "post_deploy")
+    },
+)
 COMPARED = quick_settings(probe=QUICK, bake={"seconds": 1, "max_error_ratio": 0.01})
 OPTIONS = Options(witness=False)
 lock = FakeLock
+REAL_SLEEP, REAL_MONOTONIC = time.sleep, time.monotonic
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +116,8 @@ JOBS = [
     Job("next deploy by way of a registry", ("v1",), deploy("v2"), "v1", "v2", REGISTRY),
     Job("rollback by way of a registry", ("v1", "v2"), rollback(), "v2", "v1", REGISTRY),
     Job("rollback from standby", ("v1", "v2"), rollback(), "v2", "v1", STANDBY),
+    Job("first deploy with hooks", (), deploy("v1"), None, "v1", HOOKS),
+    Job("next deploy with hooks", ("v1",), deploy("v2"), "v1", "v2", HOOKS),
 ]
 every_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 
@@ -151,10 +164,11 @@ def served(world: World) -> str | None:
 
 
 def settled(world: World) -> None:
-    """No run is unfinished, and the record agrees with what is served."""
+    """No run is unfinished, no hook's container stands, and the record agrees with what is served."""
     world.at = lambda number, name: None
     state = service(world)
     assert state.status()["unfinished"] is None
+    assert world.one_shots == {}
     carried = (world.proxy or {}).get("shop")
     if carried:
         assert carried.record.committed
@@ -191,7 +205,7 @@ def test_a_failure_at_any_point_before_the_commit_is_undone_and_after_it_takes_n
         if number > commit:
             receipt = job.go(world)
             assert receipt["result"] == "done", where
-            assert "injected" in receipt["leftover"][0], where
+            assert "injected" in [*receipt["leftover"], *receipt["warnings"]][0], where
             assert served(world) == live(world) == job.new, where
             continue
         with pytest.raises(BluegreenError if number >= begun else Exception) as caught:
@@ -409,7 +423,7 @@ def _no_orphans(world: World, job: Job, target: str, where: str, *, unchanged: b
         assert others[0].release.name == job.old, where
 
 
-@pytest.mark.parametrize("job", JOBS[2:], ids=lambda job: job.name)
+@pytest.mark.parametrize("job", [job for job in JOBS if job.old], ids=lambda job: job.name)
 def test_a_rollback_after_a_crash_ends_the_run_and_keeps_what_was_live(job: Job) -> None:
     points = job.points()
     commit = points.index("commit:end")
@@ -428,7 +442,7 @@ def test_a_rollback_after_a_crash_ends_the_run_and_keeps_what_was_live(job: Job)
         settled(world)
 
 
-@pytest.mark.parametrize("job", JOBS[2:], ids=lambda job: job.name)
+@pytest.mark.parametrize("job", [job for job in JOBS if job.old], ids=lambda job: job.name)
 def test_a_crash_while_a_crash_is_mended_is_mended_too(job: Job) -> None:
     first = job.points().index("get")
     crashed = job.world()
@@ -677,6 +691,58 @@ def test_a_reader_who_has_gone_does_not_stop_a_run_or_its_undo() -> None:
     assert world.truth("shop") == before
 
 
+KEEPING = {"A": {"env": "A"}, "B": {"env": "B", "as": "env"}}
+
+
+def with_secrets(world: World, given: Callable[[], Secrets], **tables: Any) -> Service:
+    settings = quick_settings(app={"secrets": KEEPING}, probe=QUICK, **tables)
+    world.add_image(settings.proxy.image, "sha256:proxy")
+    runtime = FakeRuntime(world, settings, secrets=given)
+    return Service(settings, None, runtime, FakeProxy(world, settings), secrets=given)
+
+
+def nowhere() -> Secrets:
+    raise SettingsError("the app's secrets can't be had")
+
+
+def test_a_release_that_is_live_runs_anew_with_other_secrets_and_only_then() -> None:
+    world = World().has("v1")
+    one, other = (lambda value=value: Secrets({"A": value}, {"B": "b"}) for value in (b"1", b"2"))
+    assert [with_secrets(world, one).deploy("v1", OPTIONS, quiet)["result"] for _ in range(2)] == ["done", "unchanged"]
+    assert with_secrets(world, other).plan_deploy("v1").steps
+    assert with_secrets(world, other).deploy("v1", OPTIONS, quiet)["result"] == "done"
+    assert with_secrets(world, other).deploy("v1", OPTIONS, quiet)["result"] == "unchanged"
+    assert [each.secrets for each in world.standing("shop")] == [other()]
+
+
+def test_without_its_secrets_nothing_is_started_and_all_that_only_looks_works() -> None:
+    world = World().has("v1", "v2")
+    given = Secrets({"A": b"1"}, {"B": "b"})
+    for release in ("v1", "v2"):
+        with_secrets(world, lambda: given).deploy(release, OPTIONS, quiet)
+    before = world.truth("shop")
+    looking = with_secrets(world, nowhere)
+    for run in (lambda: looking.deploy("v2", OPTIONS, quiet), lambda: looking.rollback(None, OPTIONS, quiet)):
+        world.points.clear()
+        with pytest.raises(SettingsError):
+            run()
+        assert world.truth("shop") == before
+        changes = [point for point in world.points if point.endswith(":end")]
+        assert changes in ([], ["remove_one_shots:end"]), "nothing was changed, as nothing was left of hooks"
+    assert looking.plan_deploy("v1").steps
+    assert "whether its secrets have changed is not known here" in looking.plan_deploy("v2").reason
+    assert looking.plan_rollback(None).steps
+    assert looking.rollback("v2", OPTIONS, quiet)["result"] == "unchanged"
+
+
+def test_a_standby_takes_the_traffic_back_where_the_secrets_are_not() -> None:
+    world = World().has("v1", "v2")
+    for release in ("v1", "v2"):
+        with_secrets(world, Secrets, retire={"old": "standby"}).deploy(release, OPTIONS, quiet)
+    back = with_secrets(world, nowhere, retire={"old": "standby"}).rollback(None, OPTIONS, quiet)
+    assert (back["result"], live(world)) == ("done", "v1")
+
+
 def test_events_are_told_in_order_and_stand_in_the_receipt() -> None:
     world = a_world("v1")
     events: list[Event] = []
@@ -714,6 +780,253 @@ def test_the_plan_after_a_crash_says_that_it_is_mended_first() -> None:
     receipt = service(world).deploy("v2", OPTIONS, quiet)
     assert [step.step for step in plan.steps] == [step["step"] for step in receipt["steps"]]
     assert plan.steps[0].step == "recover"
+
+
+# Hooks: in an image, as the fake runtime runs no command here; tests/unit/test_hooks.py runs those
+
+
+def hooked(**hooks: Any) -> Settings:
+    """Settings with these hooks, each a script that runs in the image or a table."""
+    in_image = {name: {"command": each, "run": "image"} for name, each in hooks.items() if isinstance(each, str)}
+    return quick_settings(probe=QUICK, hooks=hooks | in_image)
+
+
+def test_hooks_are_called_at_their_moments_and_what_they_say_is_told_and_stands_in_the_receipt() -> None:
+    world = a_world("v1", settings=HOOKS)
+    world.called.clear()
+    events: list[Event] = []
+    receipt = service(world, HOOKS).deploy("v2", OPTIONS, events.append)
+    assert [step["step"] for step in receipt["steps"]] == [
+        "pre_deploy",
+        "start",
+        "probe",
+        "switch",
+        "verify",
+        "post_switch",
+        "drain",
+        "retire",
+        "post_deploy",
+    ]
+    told = [event.detail for event in events if event.state == "progress"]
+    assert told == ["pre_deploy of v2", "post_switch of v2", "post_deploy of v2"]
+    assert receipt["steps"][0]["detail"] == "`echo pre_deploy of $BLUEGREEN_RELEASE` is done\npre_deploy of v2"
+    seen = world.called[0].environment
+    assert seen == {
+        "BLUEGREEN_HOOK": "pre_deploy",
+        "BLUEGREEN_SERVICE": "shop",
+        "BLUEGREEN_ACTION": "deploy",
+        "BLUEGREEN_RUN": receipt["run"],
+        "BLUEGREEN_RUNS": receipt["run"],
+        "BLUEGREEN_RELEASE": "v2",
+        "BLUEGREEN_FROM": "v1",
+        "BLUEGREEN_COLOUR": "green",
+        "BLUEGREEN_IMAGE": "sha256:v2",
+        "BLUEGREEN_URL": "http://127.0.0.1:8080",
+    }
+    assert {job.image for job in world.called} == {"sha256:v2"}, "the content, and not a tag that may be moved"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo about to fail; exit 3", "ended with exit code 3\n  about to fail"),
+        ("sleep 600", "had not ended after 60 s and was ended"),
+    ],
+)
+@pytest.mark.parametrize("hook", ["pre_deploy", "post_switch"])
+def test_a_hook_that_fails_before_the_commit_undoes_the_run(hook: str, script: str, words: str) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    settings = hooked(**{hook: script})
+    world.at = Traffic(world, "v1", "v2", lambda number, name: None)
+    with pytest.raises(Failed) as caught:
+        service(world, settings).deploy("v2", OPTIONS, quiet)
+    assert caught.value.exit_code == 1
+    assert f"the hook {hook} failed: `{script}` {words}" in caught.value.message
+    assert caught.value.message.endswith("v1 still serves")
+    assert world.truth("shop") == before
+    settled(world)
+
+
+def test_a_hook_that_fails_after_the_commit_is_told_and_takes_nothing_back() -> None:
+    world = a_world("v1")
+    receipt = service(world, hooked(post_deploy="exit 1")).deploy("v2", OPTIONS, quiet)
+    assert (receipt["result"], receipt["leftover"]) == ("done", [])
+    assert receipt["warnings"] == ["the hook post_deploy failed: `exit 1` ended with exit code 1"]
+    assert (receipt["steps"][-1]["step"], receipt["steps"][-1]["state"]) == ("post_deploy", "failed")
+    assert live(world) == served(world) == "v2"
+
+
+def test_what_a_cleanup_leaves_keeps_no_hook_from_being_called() -> None:
+    world = a_world("v1")
+    world.at = lambda number, name: raising(APIError("tired"))() if name == "in_flight" else None
+    receipt = service(world, hooked(post_deploy="echo told")).deploy("v2", OPTIONS, quiet)
+    assert (receipt["result"], receipt["leftover"]) == ("done", ["drain: APIError: tired"])
+    assert [job.hook for job in world.called] == ["post_deploy"]
+    assert {each.release.name for each in world.standing("shop")} == {"v1", "v2"}, "nothing is stopped undrained"
+
+
+def test_hooks_are_for_deploys_unless_they_say_that_they_are_for_rollbacks_too() -> None:
+    both = {"command": "echo", "run": "image", "on": ["deploy", "rollback"]}
+    settings = hooked(pre_deploy="echo", post_switch=both, post_deploy={**both, "on": ["rollback"]})
+    world = a_world("v1", "v2", settings=settings)
+    assert [job.hook for job in world.called] == ["pre_deploy", "post_switch"] * 2
+    world.called.clear()
+    receipt = service(world, settings).rollback(None, OPTIONS, quiet)
+    assert [job.hook for job in world.called] == ["post_switch", "post_deploy"]
+    assert [job.environment["BLUEGREEN_ACTION"] for job in world.called] == ["rollback"] * 2
+    assert receipt["to"] == "v1"
+
+
+def test_a_run_that_does_nothing_calls_no_hook() -> None:
+    world = a_world("v1", settings=HOOKS)
+    world.called.clear()
+    assert service(world, HOOKS).deploy("v1", OPTIONS, quiet)["result"] == "unchanged"
+    assert world.called == []
+
+
+def test_pre_build_is_called_only_where_there_is_something_to_build() -> None:
+    settings = hooked(pre_build={"command": ["true"]})
+    world = a_world(settings=settings)
+    steps = [step.step for step in service(world, settings).plan_deploy("v9").steps]
+    assert steps[:3] == ["pre_build", "build", "start"]
+    assert service(world, settings).plan_deploy("v1").steps[0].step == "start"
+
+
+def test_an_interrupt_ends_a_hook_before_the_commit_and_is_not_heeded_after_it() -> None:
+    settings = hooked(post_deploy="echo one; echo two")
+    world = a_world("v1")
+    begun = "run_once:begun"
+    world.at = lambda number, name: signal.raise_signal(signal.SIGTERM) if name == begun else None
+    assert service(world, settings).deploy("v2", OPTIONS, quiet)["result"] == "done"
+    told: list[Event] = []
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        service(world, hooked(pre_deploy="echo never said")).deploy("v3", OPTIONS, told.append)
+    assert "never said" not in [event.detail for event in told]
+    settled(world)
+
+
+def test_a_hook_ends_when_the_lock_is_lost_as_another_run_may_call_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    told: list[Event] = []
+
+    class Lost(FakeLock):
+        """Until a hook has said something."""
+
+        def check(self) -> None:
+            if any(event.state == "progress" for event in told):
+                raise BluegreenError("the lock on shop was lost: cut")
+
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: Lost())
+    with pytest.raises(BluegreenError, match="lock on shop was lost"):
+        service(world, hooked(pre_deploy="echo one; echo two; echo three")).deploy("v2", OPTIONS, told.append)
+    assert [event.detail for event in told if event.state == "progress"] == ["one"]
+    assert world.truth("shop") == before
+
+
+def test_harm_that_the_witness_sees_ends_the_hook_after_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world("v1")
+    before = world.truth("shop")
+    told: list[Event] = []
+
+    def judge(run: Any) -> None:
+        if "one" in [event.detail for event in told]:
+            raise Failed("the witness saw harm done by v2: 500")
+
+    monkeypatch.setattr("bluegreen.steps.judge", judge)
+    with pytest.raises(Failed, match="the witness saw harm done by v2"):
+        service(world, hooked(post_switch="echo one; echo two")).deploy("v2", OPTIONS, told.append)
+    assert "two" not in [event.detail for event in told]
+    assert world.truth("shop") == before
+
+
+def test_what_a_killed_run_left_of_a_hook_is_removed_by_whatever_comes_next() -> None:
+    def crash(number: int, name: str) -> None:
+        if name == "run_once:begun":
+            raise Crash
+
+    def down(service: Service) -> list[str]:
+        return service.down(quiet, OPTIONS)
+
+    following: list[tuple[Callable[[Service], Any], bool]] = [(deploy("v3"), True), (rollback(), True), (down, False)]
+    for follow, told in following:
+        world = a_world("v1", "v2")
+        world.at = crash
+        with pytest.raises(Crash):
+            service(world, hooked(pre_deploy="echo")).deploy("v3", OPTIONS, quiet)
+        (name,) = world.one_shots
+        world.at = lambda number, name: None
+        later = service(world)
+        gone = follow(later)
+        assert world.one_shots == {}
+        if told:
+            assert f"removed {name}, which a killed run had left" in [event.detail for event in later.events]
+        else:
+            assert name in gone
+
+
+def test_on_failure_is_called_when_all_is_undone_and_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", REAL_SLEEP)  # a process is waited for
+    monkeypatch.setattr(time, "monotonic", REAL_MONOTONIC)
+    file = tmp_path / "told"
+    script = f'echo "$BLUEGREEN_RESULT $BLUEGREEN_RELEASE $BLUEGREEN_REASON" > {file}; exit 7'
+    settings = hooked(post_switch="exit 3", on_failure={"command": script})
+    world = a_world("v1")
+    with pytest.raises(Failed) as caught:
+        service(world, settings).deploy("v2", OPTIONS, quiet)
+    assert file.read_text() == "undone v2 the hook post_switch failed: `exit 3` ended with exit code 3\n"
+    assert caught.value.message.startswith("the hook post_switch failed"), "its own failure changes nothing"
+    receipt = caught.value.receipt
+    assert receipt
+    assert [(step["step"], step["state"]) for step in receipt["steps"]][-1] == ("on_failure", "failed")
+    assert "the hook on_failure failed" in receipt["warnings"][0]
+    assert served(world) == "v1"
+
+
+# The floor: a release that can't be rolled back past
+
+
+def test_a_floor_outlasts_releases_and_processes_and_a_rollback_past_it_is_refused() -> None:
+    floor = quick_settings(app={"replicas": 2}, probe=QUICK, rollback_floor=True)
+    world = a_world("v1")
+    assert service(world, floor).deploy("v2", OPTIONS, quiet)["result"] == "done"
+    for name in (None, "v1"):
+        with pytest.raises(Failed, match=r"v1 can't come back: v2 .*rollback_floor.*; v2 still serves") as caught:
+            service(world).rollback(name, OPTIONS, quiet)
+        assert caught.value.exit_code == 1
+        with pytest.raises(Failed, match="v1 can't come back"):
+            service(world).plan_rollback(name)
+    readiness = service(world).status()["rollback"]
+    assert (readiness["release"], readiness["ready"], readiness["how"]) == ("v1", False, None)
+    assert "rollback_floor" in readiness["why"]
+    (finding,) = doctor.rollback(service(world))
+    assert (finding.level, finding.mend) == ("note", ""), "it is as it was meant"
+
+    service(world).deploy("v3", OPTIONS, quiet)
+    assert service(world).status()["rollback"]["ready"], "to the floor itself"
+    with pytest.raises(Failed, match="v1 can't come back: v2 "):
+        service(world).rollback("v1", OPTIONS, quiet)
+    assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v2"
+    with pytest.raises(Failed, match="v1 can't come back: v2 "):
+        service(world).rollback(None, OPTIONS, quiet)
+    assert service(world).deploy("v1", OPTIONS, quiet)["result"] == "done", "a deploy is not a rollback"
+
+
+def test_an_unfinished_run_of_a_floor_is_undone_as_any_other() -> None:
+    floor = quick_settings(app={"replicas": 2}, probe=QUICK, rollback_floor=True)
+    world = a_world("v1", "v2")
+    world.at = lambda number, name: raising(Crash())() if name == "get" else None
+    with pytest.raises(Crash):
+        service(world, floor).deploy("v3", OPTIONS, quiet)
+    world.at = lambda number, name: None
+    assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v2"
+    assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v1", "v3 was never live"
+
+
+# Who is told of a run
 
 
 class Memory:

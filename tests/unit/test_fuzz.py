@@ -89,6 +89,9 @@ ENGINE: dict[str, Any] = {
     r"/distribution/.+/json": {"Descriptor": {"digest": "sha256:" + "1" * 64}},
     r"/networks": [NETWORK],
     r"/networks/.+": NETWORK,
+    r"/volumes": {"Volumes": [{"Name": "v1", "Labels": {}}]},
+    r"/volumes/.+": None,
+    r"/containers/[^/]+": {},
     r"/build": {"stream": "Step 1/1"},
     r"/auth": {"Status": "Login Succeeded"},
 }

@@ -24,10 +24,10 @@ from bluegreen.lock import STILLBORN, Holder, Lock
 from bluegreen.runtimes.session import Session, SessionEnded
 
 
-@given(st.text(), st.text(), st.text())
+@given(st.text(), st.text(), st.text(), st.text())
 @settings(deadline=None, max_examples=50)
-def test_a_holder_is_read_from_the_labels_as_it_was_written(who: str, doing: str, since: str) -> None:
-    holder = Holder(who, doing, since)
+def test_a_holder_is_read_from_the_labels_as_it_was_written(who: str, doing: str, since: str, run: str) -> None:
+    holder = Holder(who, doing, since, run)
     assert Holder.of({**holder.labels(), "other": "label"}) == holder
 
 
@@ -179,6 +179,47 @@ def test_who_waits_is_told_once_for_whom_and_then_has_it(engine: Engine) -> None
     second.take("deploy v3", wait=60, waiting=told.append, sleep=nap)
     assert [holder.doing for holder in told] == ["deploy v2"]
     second.check()
+    second.release()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            {"BLUEGREEN_RUNS": "run-1", "BLUEGREEN_RUN": "run-1", "BLUEGREEN_HOOK": "pre_deploy"},
+            "called from the hook pre_deploy of run run-1, which holds the lock",
+        ),
+        (
+            {"BLUEGREEN_RUNS": "run-1 run-2", "BLUEGREEN_RUN": "run-2", "BLUEGREEN_HOOK": "pre_deploy"},
+            "called from a hook of run run-1, which holds the lock",
+        ),
+    ],
+    ids=["from its hook", "from a hook of a run of another service that its hook began"],
+)
+def test_what_the_holder_waits_for_does_not_wait_for_the_holder(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
+) -> None:
+    first, second = Lock(engine, "shop", "nginx:stable"), Lock(engine, "shop", "nginx:stable")
+    first.take("deploy v2", run="run-1")
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+
+    def never(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    with pytest.raises(Locked, match=words) as caught:
+        second.take("deploy v3", run="run-3", wait=3600, sleep=never)
+    assert caught.value.exit_code == 4
+    first.release()
+    second.take("deploy v3", run="run-3")  # what a hook left in the background outlives the run
+    second.release()
+
+
+def test_a_hook_waits_for_a_lock_that_no_run_around_it_holds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Lock(engine, "shop", "nginx:stable"), Lock(engine, "shop", "nginx:stable")
+    first.take("deploy v2", run="run-1")
+    monkeypatch.setenv("BLUEGREEN_RUNS", "run-9")
+    second.take("deploy v3", wait=60, sleep=lambda seconds: first.release())
     second.release()
 
 

@@ -13,6 +13,7 @@ from bluegreen.model import Colour, Endpoint, Image, Observed, ProxyState, Relea
 from bluegreen.plan import (
     REMEMBERED,
     after_recovery,
+    floor_above,
     plan_deploy,
     plan_rollback,
     rollback_target,
@@ -94,6 +95,13 @@ def test_the_steps_of_a_deploy(
     assert plan.from_release == (observed.live.release if observed.live else None)
 
 
+@pytest.mark.parametrize(("changed", "reason"), [(True, ""), (False, "is live already"), (None, "is not known here")])
+def test_what_is_live_is_deployed_anew_if_its_secrets_have_changed(changed: bool | None, reason: str) -> None:
+    plan = plan_deploy(SETTINGS, replace(LIVE_V1, image=image("v1"), secrets_changed=changed), "v1")
+    assert plan.unchanged is not bool(changed)
+    assert reason in plan.reason
+
+
 def test_the_words_of_the_steps_say_what_will_be_done() -> None:
     settings = quick_settings(retire={"drain_timeout": "45s"}, bake={"seconds": 5}, app={"replicas": 2})
     plan = plan_deploy(settings, LIVE_V1, "v2")
@@ -126,6 +134,22 @@ def test_the_words_say_what_a_start_replaces_and_that_the_old_release_stays() ->
     words = {step.step: step.detail for step in plan_deploy(STANDBY, STANDBY_V1, "v3").steps}
     assert words["start"] == "start 1 container of v3 as blue, in the place of v1"
     assert words["retire"] == "keep v2 running as standby"
+
+
+def test_the_words_say_which_hooks_will_be_called_and_where() -> None:
+    hooks = {
+        "pre_build": {"command": ["make", "all the\nassets"]},
+        "pre_deploy": {"command": "./migrate | tee log", "run": "image"},
+        "post_deploy": {"command": ["x"] * 99},
+    }
+    plan = plan_deploy(quick_settings(hooks=hooks), LIVE_V1, "v2")
+    words = {step.step: step.detail for step in plan.steps}
+    assert [step.step for step in plan.steps][:4] == ["pre_build", "build", "pre_deploy", "start"]
+    assert plan.steps[-1].step == "post_deploy"
+    assert words["pre_build"] == "run make 'all the assets'"
+    assert words["pre_deploy"] == "run ./migrate | tee log in a container of v2"
+    assert len(words["post_deploy"]) < 70
+    assert plan_deploy(quick_settings(hooks=hooks), LIVE_V2, "v2", build=True).steps[0].step == "pre_build"
 
 
 def test_without_a_body_any_2xx_is_asked_for() -> None:
@@ -256,6 +280,72 @@ def test_a_rollback_that_cannot_be_says_why_and_what_is_true(observed: Observed,
         plan_rollback(SETTINGS, observed, name)
     assert caught.value.hint
     assert caught.value.exit_code == 1
+
+
+def history(*names: str) -> tuple[Release, ...]:
+    """The releases of these names, v5 being one that can't be rolled back past."""
+    return tuple(replace(release(name, settings_hash=""), floor=name == "v5") for name in names)
+
+
+def on_top_of(*names: str) -> Observed:
+    """The first of them is live, the others came before it, latest first."""
+    live, *before = history(*names)
+    return seen(slot(GREEN, live.name, 9, release=live, before=tuple(before)), colour=GREEN, number=9)
+
+
+@pytest.mark.parametrize(
+    ("observed", "to", "floor"),
+    [
+        (on_top_of("v5", "v4"), "v4", "v5"),
+        (on_top_of("v6", "v5", "v4"), "v5", None),
+        (on_top_of("v6", "v5", "v4"), "v4", "v5"),
+        (on_top_of("v7", "v6", "v5", "v4"), "v6", None),
+        (on_top_of("v7", "v6", "v5", "v4"), "v4", "v5"),
+        (on_top_of("v4", "v3"), "v3", None),
+        # Nobody remembers v2, which has to lie before whatever is remembered.
+        (on_top_of("v6", "v5", "v4"), "v2", "v5"),
+        (on_top_of("v6", "v4"), "v2", None),
+        (NOTHING, "v4", None),
+    ],
+)
+def test_nothing_goes_back_past_a_floor_that_lies_between(observed: Observed, to: str, floor: str | None) -> None:
+    target = rollback_target(observed, to) or Release(to)
+    found = floor_above(observed, target)
+    assert (found.name if found else None) == floor
+    if floor and observed.live:
+        with pytest.raises(Failed, match=f"{to} can't come back: {floor} .*; {observed.live.release} still") as caught:
+            plan_rollback(SETTINGS, replace(observed, image=image(to)), to)
+        assert f"bluegreen deploy {to}" in caught.value.hint
+
+
+def test_a_standby_that_came_after_the_floor_may_come_back() -> None:
+    (five, four), (six,) = history("v5", "v4"), history("v6")
+    live = slot(GREEN, "v5", 9, release=five, before=(four,))
+    left = slot(BLUE, "v6", 8, release=six, before=(five, four))
+    plan = plan_rollback(STANDBY, seen(live, left, colour=GREEN, number=9), "v6")
+    assert plan.release.name == "v6"
+
+
+def test_a_floor_stays_one_when_it_comes_back_and_is_remembered_however_far_back_it_lies() -> None:
+    back = plan_rollback(SETTINGS, replace(on_top_of("v6", "v5", "v4"), image=image("v5")))
+    assert back.release.floor
+    names = ["v99", *(f"v{n}" for n in range(30, 30 - REMEMBERED, -1)), "v5", "v4"]
+    plan = plan_deploy(SETTINGS, on_top_of(*names), "v100")
+    assert len(plan.before) == REMEMBERED + 1
+    assert plan.before[-1].floor
+
+
+def test_a_deploy_makes_a_floor_if_its_settings_say_so_and_goes_wherever_it_is_told() -> None:
+    settings = quick_settings(rollback_floor=True)
+    assert plan_deploy(settings, replace(LIVE_V1, image=image("v2")), "v2").release.floor
+    older = plan_deploy(SETTINGS, replace(on_top_of("v6", "v5", "v4"), image=image("v4")), "v4")
+    assert older.steps
+    assert not older.release.floor
+
+
+def test_a_release_that_is_live_is_deployed_again_to_become_a_floor() -> None:
+    settings = quick_settings(rollback_floor=True)
+    assert not plan_deploy(settings, replace(LIVE_V2, image=image("v2")), "v2").unchanged
 
 
 def test_a_rollback_to_what_is_live_changes_nothing() -> None:

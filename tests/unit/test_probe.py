@@ -167,9 +167,15 @@ def test_what_look_sees_ends_the_waiting_at_once(clock: Clock) -> None:
 @pytest.mark.parametrize("log", ["line one\nline two", ""])
 def test_a_dead_replica_is_told_with_its_exit_code_and_its_last_words(log: str) -> None:
     replica = Replica("shop-blue-1", "id", False, Endpoint("10.0.0.2", 9000), "exited", 137)
-    message = dead(V1, replica, log).message
+    message = dead(SETTINGS, V1, replica, log).message
     assert message.startswith("v1 ended with exit code 137 (container shop-blue-1)")
     assert all(line in message for line in log.splitlines())
+
+
+def test_a_replica_that_died_of_what_it_may_not_do_is_told_with_the_setting_that_loosens_it() -> None:
+    replica = Replica("shop-blue-1", "id", False, Endpoint("10.0.0.2", 9000), "exited", 1)
+    assert "app.read_only" in dead(SETTINGS, V1, replica, "open /app/log: Read-only file system").hint
+    assert dead(SETTINGS, V1, replica, "no such host: db").hint == ""
 
 
 def test_the_fake_proxy_is_asked_like_a_real_one() -> None:

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from bluegreen.cli import main
@@ -37,3 +38,12 @@ def test_what_docs_show_of_gitlab_rb_is_what_the_command_beside_it_prints() -> N
     shown = re.search(r"```sh\nbluegreen (gitlab render .*)\n```\n\n```ruby\n(.*?)```", page, re.DOTALL)
     assert shown
     assert CliRunner().invoke(click.Group(commands=main.commands), shlex.split(shown[1])).output == shown[2]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/hooks.md", "docs/databases.md"])
+def test_the_hooks_that_are_shown_are_settings(page: str) -> None:
+    shown = re.findall(r"^ *```toml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    shown = [text for text in shown if "hooks." in text or "rollback_floor" in text]
+    assert shown
+    for text in shown:
+        assert parse(tomllib.loads(text) | {"service": "shop", "app": {"port": 1}})

@@ -155,6 +155,10 @@ def outcomes() -> dict[str, tuple[dict[str, Any], str]]:
             made(cut=3, websockets=(5, 2), leftover=["retire: busy"]),
             "end cut: 3. WebSockets open at the switch: 5; closed by the old release's end: 2. Left over: retire: busy",
         ),
+        "warned": (
+            made(warnings=["the hook post_deploy failed: x"]),
+            "the hook post_deploy failed: x; this changes nothing of the result.",
+        ),
         "of an older version": (old, "v2 is live."),
     }
 
@@ -162,7 +166,7 @@ def outcomes() -> dict[str, tuple[dict[str, Any], str]]:
 KINDS = [
     *("done", "rollback", "first", "undone", "undone before the switch", "a first one undone", "failed", "unchanged"),
     *("recovered", "no witness", "a silent witness", "tcp", "untold", "the same name", "all failed", "left over"),
-    "of an older version",
+    *("warned", "of an older version"),
 ]
 
 
@@ -307,6 +311,7 @@ def test_what_others_wrote_is_shown_as_text_and_never_as_markup() -> None:
         result="undone",
         reason=f"{EVIL}\n{EVIL}",
         leftover=[EVIL],
+        warnings=[EVIL],
         start=replace(START, who=EVIL),
         proxy=dict.fromkeys(PROXY, EVIL),
     )

@@ -11,7 +11,7 @@ import string
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -118,6 +118,11 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("app.memory", 8 << 20, str(8 << 20)),
         ("app.cpus", 2, 2.0),
         ("app.user", "1000:www-data", "1000:www-data"),
+        ("app.tmpfs", [], ()),
+        ("app.tmpfs", ["/run", "/a:size=64m,mode=1777,uid=1,exec"], ("/run", "/a:size=64m,mode=1777,uid=1,exec")),
+        ("app.cap_add", ["cap_net_raw", "CHOWN", "ALL"], ("NET_RAW", "CHOWN", "ALL")),
+        ("app.pids_limit", 0, 0),
+        ("app.logging.options", {"max-size": "1m"}, {"max-size": "1m"}),
         ("probe.path", "/a/b?c=d&e=%7b", "/a/b?c=d&e=%7b"),
         ("probe.host", "WWW.example.com:81", "www.example.com:81"),
         ("probe.host", "[::1]", "[::1]"),
@@ -135,10 +140,16 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("retire.old", "standby", "standby"),
         ("bake.seconds", 0, 0.0),
         ("bake.seconds", 3600, 3600.0),
+        ("rollback_floor", True, True),
+        ("hooks.pre_deploy.command", ["./migrate", "", "a b"], ("./migrate", "", "a b")),
+        ("hooks.pre_build.command", "make | tee log", ("sh", "-c", "make | tee log")),
+        ("hooks.post_deploy", {"command": "x", "on": ["rollback", "deploy"]}, Any),
+        ("hooks.post_switch", {"command": "x", "run": "image", "timeout": "24h"}, Any),
     ],
 )
 def test_a_right_value_is_taken(path: str, value: object, expected: object) -> None:
-    assert at(path, value) == (value if expected is None else expected)
+    found = at(path, value)
+    assert expected is Any or found == (value if expected is None else expected)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +196,11 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("app.memory", value) for value in ("5m", "1t", "512mb", "1.5g", "-1m", "", 1.5, True)),
         *(("app.cpus", value) for value in (0, -1, float("inf"), float("nan"), "1", True)),
         *(("app.user", value) for value in ("", "a b", "a:b:c", "-a", ":a")),
+        *(("app.tmpfs", [value]) for value in ("", "tmp", "/", "/a/../b", "/a:", "/a:suid", "/a:size=", "/a:exec,")),
+        ("app.tmpfs", ["/run", "/run:exec"]),
+        *(("app.cap_add", value) for value in (["NONSENSE"], [""], ["CHOWN", "CAP_CHOWN"], "ALL")),
+        *(("app.pids_limit", value) for value in (-1, 1.5, "many")),
+        ("app.logging.driver", "../x"),
         *(("probe.path", value) for value in ("", "version", "//a", "/a b", "/a\n", "/%zz", "/{x}", "/é")),
         *(
             ("probe.body", value)
@@ -233,12 +249,48 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         *(("bake.max_p99_ms", value) for value in (0, 300_001, "500ms")),
         *(("witness.rate", value) for value in (0, 1001)),
         *(("witness.connections", value) for value in (0, 51)),
+        *(("rollback_floor", value) for value in ("v5", 1)),
+        *(("hooks.pre_deploy.command", value) for value in ("", " ", "a\0", [], [""], [1], ["a\0"], 1, {})),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(path: str, value: object) -> None:
     words = refused(path, value)
     assert words.isprintable()
     assert len(words) < 200
+
+
+@pytest.mark.parametrize(
+    ("hook", "key", "value", "words"),
+    [
+        ("pre_build", "run", "image", "must be 'here', not 'image'"),
+        ("on_failure", "run", "image", "must be 'here', not 'image'"),
+        ("pre_build", "on", ["rollback"], "is not known"),
+        ("pre_deploy", "run", "host", "must be 'here' or 'image', not 'host'"),
+        ("pre_deploy", "on", [], "must not be empty"),
+        ("pre_deploy", "on", ["deploy", "deploy"], "'deploy' is there twice"),
+        ("pre_deploy", "timeout", "0s", "must be from 1s to 24h"),
+    ],
+)
+def test_a_hook_is_refused_where_it_could_not_run(hook: str, key: str, value: object, words: str) -> None:
+    (problem,) = problems(having(f"hooks.{hook}", {"command": "x", key: value}))
+    assert problem.partition("[")[0].startswith(f"hooks.{hook}.{key}")
+    assert words in problem
+
+
+def test_a_hook_without_a_command_is_told_so_and_hooks_run_on_a_deploy_unless_told_otherwise() -> None:
+    assert problems(having("hooks.pre_deploy", {"run": "image"})) == ["hooks.pre_deploy.command: is missing"]
+    hooks = parse({**LEAST, "hooks": {name: {"command": "x"} for name in ("pre_deploy", "on_failure")}}).hooks
+    assert hooks.of("pre_deploy", "deploy")
+    assert hooks.of("pre_deploy", "rollback") is None, "no migration runs backwards by surprise"
+    assert hooks.of("on_failure", "rollback"), "a rollback that fails is for everybody to hear of"
+    assert hooks.of("post_switch", "deploy") is None
+
+
+def test_the_file_that_was_read_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('service = "shop"\n[app]\nport = 1\n')
+    assert load(file).file == file
+    assert parse(LEAST).file is None
 
 
 @pytest.mark.parametrize("path", ["image.args", "app.env"])
@@ -447,9 +499,21 @@ def keys(model: type[subject.Table]) -> Iterator[str]:
             yield key
 
 
+def own_keys(model: type[subject.Table]) -> Iterator[tuple[str, str]]:
+    """Each key with the kind of its table, of which several tables may be."""
+    for key in model.model_fields:
+        inner = table(model, key)
+        if inner:
+            yield from own_keys(inner)
+        else:
+            yield model.__name__, key
+
+
 def table(model: type[subject.Table], key: str) -> type[subject.Table] | None:
     """The table that this key holds, if it holds one."""
     annotation = model.model_fields[key].annotation
+    if get_origin(annotation) is dict:  # of tables, under names of the file's own
+        return None
     kinds = (annotation, *get_args(annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, subject.Table)), None)
 
@@ -494,7 +558,7 @@ def test_the_example_shows_each_default_as_it_is() -> None:
         shown: Any = every
         value: Any = default
         for key in path.split("."):
-            # By default there is no TLS, and no load balancer.
+            # By default there is no TLS, no load balancer, and no hook.
             shown, value = getattr(first(shown), key), getattr(value, key, None)
         if value and path not in ("app.port", "proxy.kind"):
             assert shown == value, path
@@ -536,6 +600,7 @@ def test_the_hash_follows_what_decides_how_a_release_runs_and_is_routed() -> Non
         ("probe.path", "/health"),
         ("proxy.hosts", ["a.com"]),
         ("network.subnet", "10.0.0.0/24"),
+        ("rollback_floor", True),
     ):
         assert parse(having(path, value)).hash != before, path
 
@@ -556,6 +621,8 @@ def test_the_hash_follows_nothing_else() -> None:
         ("app.stop_timeout", "35s"),
         ("image.repository", "shop"),
         ("proxy.url", "http://127.0.0.1:8080"),
+        ("rollback_floor", False),
+        ("hooks.pre_deploy.command", "./migrate"),
     ):
         assert parse(having(path, value)).hash == before, path
     one = parse(having("app.env", {"A": "1", "B": "2"}))
@@ -582,7 +649,7 @@ def test_the_schema_describes_every_key_and_has_no_null() -> None:
             assert "description" in field or "$ref" in field, key
     assert sum(
         "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
-    ) == len(list(keys(Settings))) + len(["proxy.static"])  # a list, with the keys of its tables besides
+    ) == len(set(own_keys(Settings))) + len(["proxy.static"]) + len(subject.SecretTable.model_fields)
 
 
 # Release names
@@ -910,7 +977,7 @@ def test_no_string_that_is_rendered_holds_a_hostile_character(
     value = noise if alone else right[:place] + noise + right[place:]
     with refusal_in_words():
         found = at(path, in_list(path, value))
-        assert not hostile_in(found)
+        assert not hostile_in(found) - hostile_in(right), "but what a right one has, as a space between two words"
 
 
 SCALARS = (
@@ -963,6 +1030,68 @@ def test_deep_nesting_is_a_settings_error() -> None:
         deep = {"a": deep}
     for path in ("app", "service", "x", "app.env", "image.args"):
         assert problems(having(path, deep))
+
+
+@pytest.mark.parametrize(
+    ("secret", "where", "words"),
+    [
+        ({}, "", "must name one place: env, file or gitlab"),
+        ({"env": "A", "file": "a"}, "", "must name one place: env, file or gitlab"),
+        ({"env": "a b"}, ".env", "'a b' is not a name of letters, digits and _"),
+        ({"env": "A", "as": "label"}, ".as", "must be 'file' or 'env'"),
+        ({"flie": "a", "env": "A"}, ".flie", "is not known; did you mean app.secrets.PASSWORD.file?"),
+        ({"env": "A", "ass": "env"}, ".ass", "is not known; did you mean app.secrets.PASSWORD.as?"),
+    ],
+)
+def test_a_secret_is_found_in_one_place(secret: dict[str, str], where: str, words: str) -> None:
+    (problem,) = problems(having("app.secrets", {"PASSWORD": secret}))
+    assert problem.replace('"', "'") == f"app.secrets.PASSWORD{where}: {words}"
+
+
+def test_a_value_that_is_written_where_its_place_belongs_is_in_no_message() -> None:
+    assert problems(having("app.secrets", {"PASSWORD": "hunter2"})) == ["app.secrets.PASSWORD: must be a table"]
+
+
+def test_secrets_have_their_directory_and_their_names_for_themselves() -> None:
+    secrets = {"PASSWORD": {"env": "PASSWORD"}}
+    for key, value in (("volumes", ["data:/run/secrets"]), ("tmpfs", ["/run/secrets:exec"])):
+        (problem,) = problems(having("app", {"port": 1, "secrets": secrets, key: value}))
+        assert problem.startswith("app.secrets: need /run/secrets for themselves")
+    named = {"PASSWORD": {"env": "PASSWORD", "as": "env"}}
+    (problem,) = problems(having("app", {"port": 1, "secrets": named, "env": {"PASSWORD": "x"}}))
+    assert problem == "app.secrets: PASSWORD is in app.env, too"
+    assert parse(having("app", {"port": 1, "secrets": named, "volumes": ["data:/run/secrets"]}))
+
+
+def test_where_a_volume_stands_there_is_no_directory_in_memory() -> None:
+    assert parse(LEAST).app.mounted_tmpfs == {"/tmp": ""}
+    app = {"port": 1, "tmpfs": ["/tmp", "/run:size=1m,exec"], "volumes": ["scratch:/tmp"]}
+    assert parse(having("app", app)).app.mounted_tmpfs == {"/run": "size=1m,exec"}
+
+
+def test_a_log_is_rotated_where_it_is_written_to_the_engines_disk() -> None:
+    for logging, wanted in (
+        ({}, {"max-size": "10m", "max-file": "3"}),
+        ({"driver": "local", "options": {"max-file": "9"}}, {"max-size": "10m", "max-file": "9"}),
+        ({"driver": "journald", "options": {"tag": "shop"}}, {"tag": "shop"}),
+    ):
+        assert parse(having("app.logging", logging)).app.logging.wanted == wanted
+
+
+def test_what_loosens_the_confinement_changes_the_hash() -> None:
+    before = parse(LEAST).hash
+    for key, value in (
+        ("read_only", False),
+        ("tmpfs", []),
+        ("cap_add", ["CHOWN"]),
+        ("no_new_privileges", False),
+        ("pids_limit", 0),
+        ("init", True),
+        ("user", "root"),
+        ("logging", {"driver": "local"}),
+        ("secrets", {"A": {"env": "A"}}),
+    ):
+        assert parse(having(f"app.{key}", value)).hash != before, key
 
 
 def test_a_release_is_what_a_body_is_filled_with() -> None:
