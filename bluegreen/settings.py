@@ -627,14 +627,15 @@ class LoggingTable(Table):
     )
     options: dict[Annotated[str, _matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "an option's name")], Value] = Field(
         default_factory=dict,
-        description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3.",
+        description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3; for fluentd,"
+        " fluentd-async true, as nothing starts without a fluentd else.",
     )
 
     @property
     def wanted(self) -> dict[str, str]:
         """The options that the engine is given."""
-        rotated = self.driver in ("json-file", "local")
-        return {**(LOG_OPTIONS if rotated else {}), **self.options}
+        defaults = {"json-file": LOG_OPTIONS, "local": LOG_OPTIONS, "fluentd": {"fluentd-async": "true"}}
+        return {**defaults.get(self.driver, {}), **self.options}
 
 
 class SecretTable(Table):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import socketserver
 import threading
+from collections.abc import Callable
 
 from harness import HAPROXY, Make, eventually
 
@@ -49,3 +51,37 @@ def test_a_command_runs_in_every_replica_and_its_failure_is_the_commands(make_se
     ran = service.run("exec", "--replica", "2", "sh", "-c", "printf '\\033[2Jplain'; exit 7")
     assert (ran.code, ran.out) == (7, "v1 blue-2 | plain\n")
     assert "no replica 3 of blue" in service.run("exec", "--replica", "3", "true").err
+
+
+class Forwarded(socketserver.BaseRequestHandler):
+    """What a fluentd would be sent by the engine; of the protocol only that names and lines stand in it as they are."""
+
+    heard: bytearray
+
+    def handle(self) -> None:
+        while piece := self.request.recv(65536):
+            self.heard += piece
+
+
+def test_logs_go_to_a_fluentd_and_a_deploy_needs_none(make_service: Make, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    options = f'{{ fluentd-address = "127.0.0.1:{port}", tag = "app.{{{{.Name}}}}" }}'
+    service = make_service(extra=f'[app.logging]\ndriver = "fluentd"\noptions = {options}')
+    service.deploy("v1")
+    assert service.deploy("v2")["leftover"] == [], "what wrote to no fluentd has ended all the same"
+    assert "v2 green-1 | " in service.ok("logs").out, "the engine keeps a copy"
+
+    handler = type("Listener", (Forwarded,), {"heard": bytearray()})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), handler) as fluentd:
+        fluentd.daemon_threads = True
+        thread = threading.Thread(target=fluentd.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            service.deploy("v3")
+            eventually(lambda: f"app.{service.name}-blue-1".encode() in handler.heard, "nothing came of v3")
+            eventually(lambda: b"listening on 9000" in handler.heard, "not what it wrote")
+        finally:
+            fluentd.shutdown()
+            thread.join()
+            fluentd.block_on_close = False
+    assert service.live() == "v3"

@@ -1074,6 +1074,8 @@ def test_a_log_is_rotated_where_it_is_written_to_the_engines_disk() -> None:
         ({}, {"max-size": "10m", "max-file": "3"}),
         ({"driver": "local", "options": {"max-file": "9"}}, {"max-size": "10m", "max-file": "9"}),
         ({"driver": "journald", "options": {"tag": "shop"}}, {"tag": "shop"}),
+        ({"driver": "fluentd", "options": {"tag": "shop"}}, {"fluentd-async": "true", "tag": "shop"}),
+        ({"driver": "fluentd", "options": {"fluentd-async": "false"}}, {"fluentd-async": "false"}),
     ):
         assert parse(having("app.logging", logging)).app.logging.wanted == wanted
 
