@@ -166,6 +166,9 @@ def login(service: Any, username: str | None, password_stdin: bool) -> None:
 @run_options
 @click.option("--build", "rebuild", is_flag=True, help="Build the image even if it is there.")
 @overwrite
+@click.option(
+    "--overwrite-edits", is_flag=True, help="Write over what a person changed in the proxy's files, and keep a copy."
+)
 @with_service
 def deploy(
     service: Any,
@@ -178,6 +181,7 @@ def deploy(
     report_file: Path | None,
     rebuild: bool,
     overwrite: bool,
+    overwrite_edits: bool,
 ) -> None:
     """Take RELEASE live beside the release that serves now, and remove that once nothing is in flight to it."""
     from bluegreen.console import Console
@@ -187,7 +191,9 @@ def deploy(
     if only_plan:
         console.plan(service.plan_deploy(release, build=rebuild))
         return
-    options = Options(wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite)
+    options = Options(
+        wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite, overwrite_edits=overwrite_edits
+    )
     _conclude(console, receipt_file, report_file, lambda: service.deploy(release, options, console.event))
 
 
@@ -494,10 +500,21 @@ def _conclude(
     except BluegreenError as error:
         if error.receipt:
             _keep(error.receipt, receipt_file, report_file)
-            console.receipt(error.receipt)
+            _show(console, error.receipt)
         raise
     _keep(receipt, receipt_file, report_file)
-    console.receipt(receipt)
+    _show(console, receipt)
+
+
+def _show(console: Any, receipt: dict[str, Any]) -> None:
+    """What came of the run is shown; a full disk behind the output changes nothing of that."""
+    try:
+        console.receipt(receipt)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        click.echo(f"the output could not be written: {error.strerror or error}; what was done stands", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails to flush it at the end, and exits 120
 
 
 def _keep(receipt: dict[str, Any], receipt_file: Path | None, report_file: Path | None) -> None:
@@ -518,4 +535,5 @@ def _write(what: str, file: Path, text: Callable[[], str]) -> None:
     except Exception as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        click.echo(f"the {what} could not be written: {error}", err=True)
+        words = getattr(error, "strerror", None) or error
+        click.echo(f"the {what} could not be written to {file}: {words}; what was done stands", err=True)

@@ -65,6 +65,10 @@ class Console:
         self.line("the proxy's config:" if plan.diff else "the proxy's config stays as it is")
         if plan.diff:
             self.line(indent(plain(plan.diff)))
+        if plan.edits:
+            refused = "; without --overwrite-edits it is refused" if plan.action == "deploy" else ""
+            self.line(f"a person has edited the proxy's files, which the {plan.action} would write over{refused}:")
+            self.line(indent(plain(plan.edits)))
         self.line("nothing was changed; another run may come first")
 
     def receipt(self, receipt: dict[str, Any]) -> None:
@@ -131,6 +135,9 @@ class Console:
         rollback = status["rollback"]
         ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
         self.line(f"  rollback {ready}: {rollback['why']}")
+        if proxy["edits"]:
+            self.line("  edited   by a person: the proxy's files, over which a deploy does not write by itself:")
+            self.line(indent(plain(proxy["edits"]), "           "))
         if status["unfinished"]:
             self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
         if status["lock"]:

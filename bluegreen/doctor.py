@@ -137,6 +137,14 @@ def proxy(service: Service) -> Iterator[Finding]:
         )
     else:
         yield Finding("proxy", OK, text)
+    if state.edits:
+        yield Finding(
+            "proxy's files",
+            WARNING,
+            f"a person has edited them:\n{state.edits}",
+            "a deploy refuses to write over that",
+            "move the edit to [proxy] in the settings or to a file of your own; then deploy with --overwrite-edits",
+        )
 
 
 def certificate(service: Service) -> Iterator[Finding]:

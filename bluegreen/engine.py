@@ -10,10 +10,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+import requests
+
 from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
 from bluegreen.lock import Lock
 from bluegreen.model import Event
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
+
+PATIENCE = 60.0
+"""Seconds for which an engine that went away is waited for; a restart takes 1 to 30, with all containers to stop."""
+
+AWAY = (requests.ConnectionError, requests.Timeout, SessionEnded)
+"""What comes of asking an engine that is about to end, though it may still answer the next call."""
+
+LOOK = 0.5
+"""Seconds between two looks whether it is back."""
 
 
 class Interrupts:
@@ -136,13 +148,37 @@ def _commit(run: Run) -> None:
         run.witness.committed()
 
 
+def _undo_step(step: Step, run: Run, deadline: float) -> str:
+    """The step is undone. What fails because the engine is away is tried again when it is back, until the deadline."""
+    while True:
+        _await_engine(run, deadline)
+        try:
+            return step.undo(run)
+        except Exception as error:
+            lost = isinstance(error, AWAY) or not run.runtime.answers()
+            if not lost or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK)
+
+
+def _await_engine(run: Run, deadline: float) -> None:
+    """The engine answers, or has been waited for long enough."""
+    if time.monotonic() >= deadline or run.runtime.answers():
+        return
+    words = f"the Docker engine does not answer: waiting for it, {PATIENCE:g} s at most, to undo what was done"
+    run.emit(Event("undo", "progress", run.runtime.name, detail=words))
+    while time.monotonic() < deadline and not run.runtime.answers():
+        time.sleep(LOOK)
+
+
 def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
     failures = []
     host = run.runtime.name
+    deadline = time.monotonic() + PATIENCE
     for step in reversed(begun):
         started = time.monotonic()
         try:
-            detail = step.undo(run)
+            detail = _undo_step(step, run, deadline)
         except Exception as error:  # an undo that fails must not keep the others from being tried
             words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
             failures.append(f"{step.name}: {words}")

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
+from requests import RequestException
 
 from bluegreen.errors import BluegreenError, Locked
 from bluegreen.runtimes.session import Session, SessionEnded
@@ -207,5 +208,5 @@ class Lock:
             self._held.set()
 
     def _remove(self, container: Any) -> None:
-        with contextlib.suppress(DockerException):
+        with contextlib.suppress(DockerException, RequestException):
             container.remove(force=True)

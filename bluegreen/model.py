@@ -97,6 +97,8 @@ class Replica:
     status: str = ""
     exit_code: int | None = None
     restarts: int = 0
+    out_of_memory: bool = False
+    """Whether the kernel ended it for its memory limit."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,10 @@ class ProxyState:
     record: SwitchRecord | None = None
     config: str = ""
     switch: str = ""
+    edits: str = ""
+    """What a person has changed in the files that bluegreen wrote, as a diff; empty if nothing."""
+    kept_in: str = ""
+    """Where a copy goes of an edited file that is written over."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,8 @@ class Plan:
     steps: tuple[PlannedStep, ...] = ()
     reason: str = ""
     diff: str = ""
+    edits: str = ""
+    """What a person has changed in the proxy's files, as a diff; with it a deploy refuses to run."""
 
     @property
     def unchanged(self) -> bool:
@@ -267,6 +275,7 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
             "reason": self.reason,
             "diff": self.diff,
+            "edits": self.edits,
         }
 
 

@@ -10,6 +10,7 @@ from bluegreen.model import Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.runtimes.confined import loosened_by
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
 
@@ -59,14 +60,14 @@ def public_host(settings: Settings) -> str | None:
 def _ask(settings: Settings, release: Release, get: Callable[[], Answer]) -> str:
     try:
         return mismatch(settings, release, get())
-    except AgentError as error:
+    except (AgentError, SessionEnded) as error:  # a proxy that died is back in a moment
         return f"{settings.probe.path}: {error.message}"
 
 
 def _connect(connect: Callable[[], None], where: str) -> str:
     try:
         connect()
-    except AgentError as error:
+    except (AgentError, SessionEnded) as error:
         return f"a connection to {where}: {error.message}"
     return ""
 
@@ -116,6 +117,8 @@ def wait_until_right(
 def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Failed:
     """The error for a replica that runs no more, with what it wrote last."""
     ending = f"{release} ended with exit code {replica.exit_code}"
+    if replica.out_of_memory:
+        ending = f"{release} was killed by its memory limit: app.memory is too little for it"
     hint = loosened_by(log, settings.app)
     return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}", hint=hint)
 

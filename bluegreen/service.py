@@ -74,6 +74,8 @@ class Options:
     """Build the image even if it is there."""
     overwrite: bool = False
     """Give the registry's tag of this release to another content."""
+    overwrite_edits: bool = False
+    """Write over what a person has changed in the proxy's files."""
 
 
 @dataclass
@@ -245,6 +247,7 @@ class Service:
                 "address": self.settings.proxy.url,
                 "switch": proxy.switch,
                 "running": proxy.running,
+                "edits": proxy.edits or None,
             },
             "unfinished": observed.unfinished or None,
             "lock": str(holder) if holder else None,
@@ -341,7 +344,7 @@ class Service:
         def tell(event: Event) -> None:
             event = replace(event, at=max(0.0, time.monotonic() - event.seconds - start.clock))
             self.events.append(event)
-            with suppress(BrokenPipeError):  # who read the output has gone; the run goes on, and so does its undo
+            with suppress(OSError):  # who read the output has gone, or its disk is full: the run and its undo go on
                 emit(event)
 
         with interrupts() as state, self._locked(doing, options, tell, state.sleep, run_id) as lock:
@@ -358,7 +361,9 @@ class Service:
                 tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
                 words = recover(self.settings, self.runtime, self.proxy, observed)
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
-                observed = look()
+                before, observed = observed, look()
+                if not observed.proxy.edits:  # with traffic at stake they did not keep it from being mended
+                    self._tell_of_edits(before, tell)
                 if recovery_suffices and observed.live:
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
@@ -368,6 +373,9 @@ class Service:
                 return self._receipt(run_id, plan, "unchanged", observed)
             if any(step.step == "start" for step in plan.steps):
                 self.secrets()  # refused before anything is changed
+            if plan.action == "deploy" and not options.overwrite_edits:
+                self._refuse_edits(observed)
+            self._tell_of_edits(observed, tell)
 
             def heed() -> None:
                 state.heed()
@@ -399,6 +407,24 @@ class Service:
                 if witness:
                     witness.stop()
             return self._receipt_of(run, "done")
+
+    def _refuse_edits(self, observed: Observed) -> None:
+        """Raises Failed, nothing having been changed, if a person has edited what the run would write over."""
+        if not observed.proxy.edits:
+            return
+        serves = f"{observed.live.release} still serves" if observed.live else "nothing is served, as before"
+        raise Failed(
+            f"a person has edited {self.settings.service}'s files in {self.proxy.name}, and this deploy would write"
+            f" over that; nothing was changed, and {serves}\n{observed.proxy.edits}",
+            hint="move the edit to [proxy] in the settings or to a file of your own, then deploy again with"
+            " --overwrite-edits, which keeps a copy",
+        )
+
+    def _tell_of_edits(self, observed: Observed, tell: Emit) -> None:
+        edits, where = observed.proxy.edits, observed.proxy.kept_in
+        if edits:
+            words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
+            tell(Event("proxy", "progress", self.runtime.name, detail=words))
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -519,7 +545,7 @@ class Service:
         lines = difflib.unified_diff(
             observed.proxy.config.splitlines(), config.splitlines(), "as it is", "as it will be", lineterm=""
         )
-        return replace(plan, diff="\n".join(lines))
+        return replace(plan, diff="\n".join(lines), edits=observed.proxy.edits)
 
     def _upstreams(self, observed: Observed) -> Upstreams:
         """Where both colours are, or will be."""

@@ -31,8 +31,8 @@ VERIFY_TIMEOUT = 15.0
 BAKE_INTERVAL = 0.2
 """Seconds between two looks at a release that bakes."""
 
-TAKE_BACK_TRIES = 3
-"""How often an old replica is asked before it counts as unfit: one slow answer of a busy host must not decide."""
+TAKE_BACK = 15.0
+"""Seconds in which an old replica must answer right: after a restart of the engine it has only just been started."""
 
 REASON = 4000
 """How many characters of why a run failed the hook on_failure is given."""
@@ -219,8 +219,10 @@ class Start(Step):
         return ", ".join(replica.name for replica in replicas)
 
     def undo(self, run: Run) -> str:
-        if run.record and run.old and run.proxy.observe().colour is run.plan.colour:
-            raise NeedsPerson(f"{run.release} still carries the traffic, so it runs on", hint="bluegreen status")
+        if run.record and run.old:
+            proxy = run.proxy.observe()
+            if proxy.exists and (not proxy.running or proxy.colour is run.plan.colour):
+                raise NeedsPerson(f"{run.release} still carries the traffic, so it runs on", hint="bluegreen status")
         gone = run.runtime.remove(run.plan.colour, run=run.id)
         if run.made_proxy:
             gone += run.proxy.remove()
@@ -575,13 +577,13 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
 
     Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
     """
+    proxy.boot([])  # it may have died, which may be why the switch is taken back
+    deadline = time.monotonic() + TAKE_BACK
     for replica in runtime.replicas(old.colour):
-        for _ in range(TAKE_BACK_TRIES):
-            reason = ask_replica(settings, old.release, proxy, replica.endpoint)
-            if not reason:
-                break
-            time.sleep(BAKE_INTERVAL)
-        else:
+        while reason := ask_replica(settings, old.release, proxy, replica.endpoint):
+            if time.monotonic() < deadline:
+                time.sleep(BAKE_INTERVAL)
+                continue
             raise NeedsPerson(
                 f"{old.release} ({replica.name}) can't take the traffic back: {reason}", hint="bluegreen status"
             )

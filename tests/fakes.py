@@ -80,6 +80,8 @@ class Carried:
     record: SwitchRecord
     trial: bool = False
     counts: dict[Colour, Counts] = field(default_factory=lambda: {colour: Counts() for colour in Colour})
+    edit: str = ""
+    """What a person has written into its file."""
 
     def file(self, service: str) -> str:
         pools = [f"{colour}: {', '.join(map(str, self.upstreams.get(colour, ())))}" for colour in Colour]
@@ -410,6 +412,8 @@ class FakeRuntime:
             for name in gone:
                 del standing[name]
             return gone
+    def answers(self) -> bool:
+        return True
 
     def remove_network(self) -> list[str]:
         with self._process.call("remove_network"):
@@ -512,6 +516,8 @@ class FakeProxy:
                 record=carried.record if carried else None,
                 config=carried.file(self._service) if carried else "",
                 switch=how,
+                edits=f"+{carried.edit}" if carried and carried.edit else "",
+                kept_in="/kept of fake-proxy",
             )
 
     def boot(self, networks: Sequence[str]) -> bool:
@@ -531,6 +537,7 @@ class FakeProxy:
             self._check(upstreams)
             if self._carried:
                 self._carried.upstreams = _tuples(upstreams)
+                self._carried.edit = ""
 
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         with self._process.call("switch"):
@@ -544,6 +551,7 @@ class FakeProxy:
                     self._process.point("switch:recorded")
                 carried.trial = carried.trial or trial
                 carried.upstreams = _tuples(upstreams)
+                carried.edit = ""
                 carried.colour = record.to_colour
                 self._process.point("switch:flipped")
                 carried.trial = trial

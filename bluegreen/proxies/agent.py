@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from bluegreen.errors import BluegreenError
 from bluegreen.model import Endpoint
-from bluegreen.runtimes.session import Talk
+from bluegreen.runtimes.session import SessionEnded, Talk
 
 SILENCE = 60
 """Seconds without a word after which the process counts as gone; no verb takes longer."""
@@ -131,7 +131,12 @@ class Agent:
             try:
                 session = self._session or self._start()
                 session.send(line)
-                state, _, length = session.read_line().partition(b" ")
+                answer = session.read_line()
+                state, _, length = answer.partition(b" ")
+                if state not in (b"ok", b"error") or not length.isdigit():
+                    # What the engine says where a container dies before the process in it has begun.
+                    words = answer.decode(errors="replace").strip()
+                    raise SessionEnded(f"the process at the proxy's place did not start: {words}")
                 data = session.read(int(length))
             except BaseException:  # an answer that was not read whole would be taken for that of the next call
                 self._close()

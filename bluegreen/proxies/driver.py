@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import time
 from abc import ABC, abstractmethod
@@ -10,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from bluegreen.certificate import Pair
-from bluegreen.errors import Failed
+from bluegreen.errors import BluegreenError, Failed
 from bluegreen.model import Colour, Counts, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.place import Place
-from bluegreen.proxies.templates import stamp_of
+from bluegreen.proxies.templates import seal_holds, sealed, stamp_of, unsealed
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import Settings
 
@@ -30,6 +31,10 @@ EFFECT = 30
 
 ANSWERS = 15
 """Seconds that a proxy which has just started may take to say what it serves."""
+
+
+ROOM = 64 * 1024
+"""Bytes that must be free where the proxy's files are; a service's are about 10 kB."""
 
 
 class Driver(ABC):
@@ -81,6 +86,8 @@ class Driver(ABC):
             record=self._record(),
             config=config,
             switch=how,
+            edits=self._edits(),
+            kept_in=f"{self._place.root}/edited of {self.name}",
         )
 
     def boot(self, networks: Sequence[str]) -> bool:
@@ -112,8 +119,21 @@ class Driver(ABC):
     def counts(self) -> Mapping[Colour, Counts]: ...
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        self._have_room()
         if self._live and colour:
             self._install(self.render(upstreams, colour))
+
+    def _have_room(self) -> None:
+        """Raises Failed if there is no room for all that a switch, and taking it back, may write."""
+        path = f"{self._state}/room"
+        try:
+            self._agent.write(path, "." * ROOM)
+        except AgentError as error:
+            raise Failed(
+                f"{self.name} has no room for its files: {error.message}",
+                hint="make room on the disk that they are on, then deploy again: bluegreen doctor; docker system df",
+            ) from error
+        self._agent.remove(path)
 
     def reload(self) -> None:
         if not self._place.running():
@@ -151,6 +171,7 @@ class Driver(ABC):
         if self._service not in services:
             return []
         self._agent.remove(self._file, *self._pair_files(None))
+        self._agent.remove(*(copy for path in self._alone for copy in (self._written(path), self._kept(path))))
         self._reload(expect="")
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]
@@ -168,7 +189,50 @@ class Driver(ABC):
 
     def _standing(self) -> str:
         """What `render` gave for the config that stands; empty if there is none."""
-        return self._agent.read(self._file) if self._agent.exists(self._file) else ""
+        return unsealed(self._agent.read(self._file)) if self._agent.exists(self._file) else ""
+
+    @property
+    def _alone(self) -> Sequence[str]:
+        """The service's own files, which nobody but bluegreen is to write, and no other service."""
+        return [self._file]
+
+    @property
+    def _shared(self) -> Sequence[str]:
+        """The same of those that services share."""
+        return []
+
+    def _edits(self) -> str:
+        """What a person has changed in these files since bluegreen wrote them, as one diff; empty if nothing."""
+        lines: list[str] = []
+        for path in (*self._alone, *self._shared):
+            text = self._read(path)
+            if text is not None and self._is_edited(path, text):
+                wrote = unsealed(self._read(self._written(path)) or "").splitlines()
+                names = f"{path}, as bluegreen wrote it", f"{path}, as it is"
+                lines += difflib.unified_diff(wrote, unsealed(text).splitlines(), *names, lineterm="")
+        return "\n".join(lines)
+
+    def _is_edited(self, path: str, text: str) -> bool:
+        """A file without a seal is one of an older bluegreen, unless a later one has written it since."""
+        holds = seal_holds(text)
+        return not holds if holds is not None else self._read(self._written(path)) not in (None, text)
+
+    def _written(self, path: str) -> str:
+        """Where a copy of a file is, as bluegreen wrote it."""
+        return f"{self._place.root}/written/{path.strip('/').replace('/', '-')}"
+
+    def _kept(self, path: str) -> str:
+        """Where a copy of a file goes that a person had edited, before it is written over."""
+        return f"{self._place.root}/edited/{path.strip('/').replace('/', '-')}"
+
+    def _read(self, path: str) -> str | None:
+        try:
+            return self._agent.read(path)
+        except AgentError:
+            return None
+
+    def _is_secret(self, path: str) -> bool:
+        return path.startswith(f"{self._secrets}/")
 
     def _files(self, text: str) -> Mapping[str, str | None]:
         """All files that go with the service's own, `text`; None for one that must not be there."""
@@ -217,27 +281,50 @@ class Driver(ABC):
     def _install(self, text: str) -> None:
         """The running workers have this file. All that stood before is back if the proxy refuses it."""
         stamp = stamp_of(text)
-        files = self._files(text)
+        files = {
+            path: content if content is None or self._is_secret(path) else sealed(content)
+            for path, content in self._files(text).items()
+        }
         old = {path: self._agent.read(path) if self._agent.exists(path) else None for path in files}
         if files == old and self._serving()[0] == stamp:
             return
-        self._lay(files)
-        code, words = self._test()
-        if code:
-            self._lay(old)
-            raise Failed(f"{self.kind} refuses the new config, and the old one is back: {words}")
+        changed = {path: content for path, content in files.items() if content != old[path]}
+        for path in changed:
+            standing = old[path]
+            if standing is not None and not self._is_secret(path) and self._is_edited(path, standing):
+                self._agent.write(self._kept(path), standing)
         try:
+            self._lay(changed)
+            code, words = self._test()
+            if code:
+                raise Failed(f"{self.kind} refuses the new config, and the old one is back: {words}")
             self._reload(expect=stamp)
-        except Failed:
-            self._lay(old)
+        except BluegreenError:
+            self._lay({path: old[path] for path in changed})
             raise
+        self._remember(changed)
+
+    def _remember(self, files: Mapping[str, str | None]) -> None:
+        """There is a copy of each as it was written, by which an edit can be shown."""
+        for path, content in files.items():
+            if content is None:
+                self._agent.remove(self._written(path))
+            elif not self._is_secret(path):
+                self._agent.write(self._written(path), content)
+
+    def _stands(self, colour: Colour, upstreams: Upstreams) -> bool:
+        """The file that stands is the one that is served, with this colour in use: to put that back takes no reload,
+        which might be refused for the same reason as the one that is being undone."""
+        text, (stamp, serving) = self._standing(), self._serving()
+        known = all(str(endpoint) in text for endpoint in upstreams[colour])
+        return serving is colour and stamp == stamp_of(text) and known
 
     def _lay(self, files: Mapping[str, str | None]) -> None:
         """The files are as given, one with None is gone, and a secret is for the proxy alone."""
         for path, content in files.items():
             if content is None:
                 self._agent.remove(path)
-            elif path.startswith(f"{self._secrets}/"):
+            elif self._is_secret(path):
                 self._agent.write(path, content, only_for=self._place.master())
             else:
                 self._agent.write(path, content)

@@ -13,7 +13,7 @@ from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
-from bluegreen.proxies.templates import render
+from bluegreen.proxies.templates import render, sealed
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.settings import HAProxyTable, Settings
 
@@ -96,13 +96,19 @@ class HAProxy(Driver):
             redirect=self._https_port(),
         )
 
+    def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
+        if colour:
+            self._have_socket()
+        super().prepare(upstreams, colour)
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         if not record.committed:
             self._write_record(record)
         trial = not record.committed and record.from_colour is not None
         backend = f"{self._service}_{record.to_colour}" + ("_first" if trial else "")
         self._write_routes(backend)
-        self._install(self.render(upstreams, record.to_colour))
+        if not (record.committed and self._stands(record.to_colour, upstreams)):
+            self._install(self.render(upstreams, record.to_colour))
         self._count_as_up(record.to_colour, len(upstreams[record.to_colour]))
         self._flip(backend)
         if record.committed:
@@ -180,6 +186,10 @@ class HAProxy(Driver):
         others = {name for name in names if name.endswith(".pem")} - {f"{self._service}.pem"}
         return self._bound("tls") if others else ""
 
+    @property
+    def _shared(self) -> Sequence[str]:
+        return [self._main_file]
+
     def _files(self, text: str) -> Mapping[str, str | None]:
         # The certificate before the file that needs it.
         return {**self._pair_files(self._settings.pair), self._main_file: self._main(), self._file: text}
@@ -205,9 +215,24 @@ class HAProxy(Driver):
         self._agent.replace_lines(self._domains, 1, self._service, "")
         self._agent.replace_lines(self._routes, 0, self._service, "")
         if last and not self._place.main:
-            self._agent.remove(self._main_file)
+            self._agent.remove(self._main_file, self._written(self._main_file), self._kept(self._main_file))
         elif self._agent.exists(self._file):
-            self._agent.write(self._main_file, self._main(tls=False))
+            main = {self._main_file: sealed(self._main(tls=False))}
+            self._lay(main)
+            self._remember(main)
+
+    def _have_socket(self) -> None:
+        """Raises Failed if HAProxy does not answer at its admin socket, without which nothing can be switched."""
+        try:
+            self._ask("help")
+        except AgentError as error:
+            how = f"docker restart {self.name}" if self._place.main else f"restart {self.kind}"
+            raise Failed(
+                f"{self.name} does not answer at its admin socket, and a reload does not bring that back:"
+                f" {error.message}",
+                hint=f"{how}, which cuts what is in flight; on a host its main file needs the line that"
+                " docs/proxies.md shows for proxy.host.socket",
+            ) from error
 
     def _count_as_up(self, colour: Colour, count: int) -> None:
         """The colour's replicas take requests at once. They passed their probe, but the checks, which HAProxy began

@@ -62,7 +62,8 @@ class ProxyHost:
 
     def running(self) -> bool:
         try:
-            return self.agent.exists(f"/proc/{self.master()}/stat")
+            state = self.agent.read(f"/proc/{self.master()}/stat").rpartition(")")[2].split()[0]
+            return state != "Z"  # a first process that was killed, and that nobody has taken note of yet
         except (AgentError, Failed):
             return False
 
@@ -89,7 +90,7 @@ class ProxyHost:
         self, command: Sequence[str], files: Mapping[str, str], networks: Sequence[str], published: Sequence[str] = ()
     ) -> bool:
         if not self.running():
-            raise Failed(f"{self.name} does not run", hint=f"start it: systemctl start {self.kind}")
+            raise self._down()
         # Only what is remembered: the config is the driver's to install, tested.
         for directory in ("", "/state", "/services"):
             code, words = self.agent.run("mkdir", "-p", f"{self.root}{directory}")
@@ -99,6 +100,17 @@ class ProxyHost:
             if path.endswith(".map") and not self.agent.exists(f"{self.root}/{path}"):
                 self.agent.write(f"{self.root}/{path}", content)
         return False
+
+    def _down(self) -> Failed:
+        """That it does not run, and what is left of it."""
+        orphans = [str(pid) for pid, line in self.agent.children(1).items() if f"{self.kind}: worker" in line]
+        if not orphans:
+            return Failed(f"{self.name} does not run", hint=f"start it: systemctl start {self.kind}")
+        return Failed(
+            f"{self.name} has lost its first process: its workers serve on without it, and can't be switched;"
+            " nothing was changed",
+            hint=f"kill {' '.join(orphans)}; systemctl start {self.kind}",
+        )
 
     def service_files(self, suffix: str) -> list[str]:
         names = self.agent.run("ls", self.services)[1].split()

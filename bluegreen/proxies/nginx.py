@@ -12,7 +12,7 @@ from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import INSIDE_PORT, STATUS_PORT, Driver
 from bluegreen.proxies.place import Place
-from bluegreen.proxies.templates import render
+from bluegreen.proxies.templates import render, unsealed
 from bluegreen.settings import Settings
 
 STREAM = "# For nginx's stream module:\n"
@@ -93,7 +93,8 @@ class Nginx(Driver):
                 self._agent.write(green, "")
             else:
                 self._agent.remove(green)
-        self._install(self.render(upstreams, record.to_colour))
+        if not (record.committed and self._stands(record.to_colour, upstreams)):
+            self._install(self.render(upstreams, record.to_colour))
         if record.committed:
             if self._live:
                 self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
@@ -147,7 +148,16 @@ class Nginx(Driver):
 
     def _standing(self) -> str:
         http = super()._standing()
-        return http + (STREAM + self._agent.read(self._stream) if http and self._agent.exists(self._stream) else "")
+        stream = self._agent.exists(self._stream) if http else False
+        return http + (STREAM + unsealed(self._agent.read(self._stream)) if stream else "")
+
+    @property
+    def _alone(self) -> Sequence[str]:
+        return [self._file, self._stream]
+
+    @property
+    def _shared(self) -> Sequence[str]:
+        return [self._place.main, f"{self._place.root}/main/stream.conf"] if self._place.main else []
 
     def _files(self, text: str) -> Mapping[str, str | None]:
         http, _, stream = text.partition(STREAM)

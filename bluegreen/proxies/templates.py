@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 STAMP = "@STAMP@"
+
+SEAL = "# By this bluegreen tells whether a person has edited the file: sha256:"
+"""How the last line of an installed file begins, before the digest of the lines above."""
 
 
 def render(template: str, *, salt: str = "", **values: Any) -> str:
@@ -28,3 +32,19 @@ def render(template: str, *, salt: str = "", **values: Any) -> str:
 def stamp_of(text: str) -> str:
     """The stamp in a rendered file's first line."""
     return text.split("\n", 1)[0].rsplit(" ", 1)[-1]
+
+
+def sealed(text: str) -> str:
+    """The text with a last line that holds the digest of the others."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text}{SEAL}{digest}\n"
+
+
+def unsealed(text: str) -> str:
+    """The text without its seal."""
+    return re.sub(f"^{re.escape(SEAL)}.*\n?", "", text, flags=re.MULTILINE)
+
+
+def seal_holds(text: str) -> bool | None:
+    """Whether a file is as it was sealed; None for one without a seal."""
+    return text == sealed(unsealed(text)) if SEAL in text else None

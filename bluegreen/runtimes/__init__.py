@@ -84,6 +84,8 @@ class Runtime(Protocol):
 
     def remove_one_shots(self, *, run: str | None = None) -> list[str]:
         """What a killed run (only this one, if given) has left of its jobs has ended and is gone. Says which."""
+    def answers(self) -> bool:
+        """Whether the engine answers now."""
 
     def remove_network(self) -> list[str]:
         """The service's network is gone. Says so if it was there."""

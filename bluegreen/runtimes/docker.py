@@ -35,6 +35,9 @@ from bluegreen.words import plain
 
 Network = ipaddress.IPv4Network
 
+ANSWERS = 5
+"""Seconds in which an engine says that it is there, if it is."""
+
 
 class DockerRuntime:
     """The containers, images and network of one service on one engine."""
@@ -117,17 +120,25 @@ class DockerRuntime:
             )
         reference = self._settings.reference(release)
         lines: list[str] = []
-        stream = self._client.api.build(
-            path=os.fspath(context),
-            dockerfile=settings.dockerfile,
-            tag=reference,
-            buildargs={**settings.args, "RELEASE": release.name},
-            target=settings.target or None,
-            labels=self._labels(release, checked_out(context)),
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
+        try:
+            stream = self._client.api.build(
+                path=os.fspath(context),
+                dockerfile=settings.dockerfile,
+                tag=reference,
+                buildargs={**settings.args, "RELEASE": release.name},
+                target=settings.target or None,
+                labels=self._labels(release, checked_out(context)),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+        except RequestException:  # an OSError, too
+            raise
+        except OSError as error:  # the context is first packed into a temporary file
+            raise Failed(
+                f"{context} can't be packed for the build of {reference}: {error.strerror or error}",
+                hint="is there room for temporary files? TMPDIR=DIRECTORY before the command names another place",
+            ) from error
         try:
             for piece in stream:
                 if "error" in piece:
@@ -358,6 +369,11 @@ class DockerRuntime:
         found = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
         _each(_end, found)
         return [container.name for container in found]
+    def answers(self) -> bool:
+        try:
+            return bool(self._client.api.get(f"{self._client.api.base_url}/_ping", timeout=ANSWERS).ok)
+        except (DockerException, RequestException):
+            return False
 
     def remove_network(self) -> list[str]:
         try:
@@ -460,7 +476,10 @@ class DockerRuntime:
         return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
-        newest = max(containers, key=lambda container: container.attrs["Created"])
+        # By number before time: the host's clock may have been set back.
+        newest = max(
+            containers, key=lambda each: (int(each.labels.get("bluegreen.number", 0)), each.attrs["Created"])
+        )
         labels = newest.labels
         return Slot(
             colour=colour,
@@ -493,6 +512,7 @@ class DockerRuntime:
             status=state["Status"],
             exit_code=None if state["Running"] else state["ExitCode"],
             restarts=container.attrs.get("RestartCount", 0),
+            out_of_memory=bool(state.get("OOMKilled")),
         )
 
     def _existing_subnet(self) -> Network | None:

@@ -115,8 +115,7 @@ my %verbs = (
         open my $file, '>', $new or die "$new: $!\n";
         umask $mask;
         chown $user, $group, $new or die "$new: $!\n" if $secret;
-        print $file $content or die "$new: $!\n";
-        close $file or die "$new: $!\n";
+        print $file $content and close $file or do { my $why = $!; unlink $new; die "$new: $why\n" };
         rename $new, $path or die "$path: $!\n";
         return '';
     },
@@ -128,8 +127,7 @@ my %verbs = (
         my @lines;
         if (open my $file, '<', $path) { @lines = grep { ((split ' ')[$column] // '') ne $value } <$file> }
         open my $new, '>', "$path.new" or die "$path.new: $!\n";
-        print $new @lines, $text or die "$path.new: $!\n";
-        close $new or die "$path.new: $!\n";
+        print $new @lines, $text and close $new or do { my $why = $!; unlink "$path.new"; die "$path.new: $why\n" };
         chmod 0644, "$path.new";
         rename "$path.new", $path or die "$path: $!\n";
         return '';

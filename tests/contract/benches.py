@@ -22,6 +22,7 @@ from bluegreen.model import Colour, Endpoint, Release, Replica
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.place import Place
+from bluegreen.proxies.templates import unsealed
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.secret import Secrets
@@ -29,6 +30,9 @@ from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
 _numbers = itertools.count(1)
+
+EDIT = "# for the night shift"
+"""What a person adds to a file of bluegreen's."""
 
 
 def fresh_name() -> str:
@@ -84,6 +88,10 @@ class ProxyBench(ABC):
         """What the proxy's file of the service holds; empty if there is none."""
 
     @abstractmethod
+    def edit(self) -> None:
+        """A person adds a line, `EDIT`, to that file."""
+
+    @abstractmethod
     def left(self) -> list[str]:
         """What there is of the proxy."""
 
@@ -124,6 +132,10 @@ class FakeProxyBench(ProxyBench):
 
     def file(self) -> str:
         return FakeProxy(self.world, self.settings).observe().config
+
+    def edit(self) -> None:
+        assert self.world.proxy
+        self.world.proxy["shop"].edit = EDIT
 
     def left(self) -> list[str]:
         return ["proxy"] if self.world.proxy is not None else []
@@ -176,7 +188,12 @@ class ContainerBench(ProxyBench):
         name = f"bluegreen-proxy-127.0.0.1-{self.port}"
         path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
         code, raw = self.client.containers.get(name).exec_run(["cat", path], stderr=False)
-        return "" if code else raw.decode()
+        return "" if code else unsealed(raw.decode())
+
+    def edit(self) -> None:
+        path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
+        container = self.client.containers.get(f"bluegreen-proxy-127.0.0.1-{self.port}")
+        assert container.exec_run(["sh", "-c", f"echo '{EDIT}' >>{path}"]).exit_code == 0
 
     def left(self) -> list[str]:
         named = {"name": str(self.port)}
@@ -214,10 +231,16 @@ class HostBench(ContainerBench):
 
     def file(self) -> str:
         prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
-        return self.run("cat", f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}")
+        path = f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}"
+        return unsealed(self.run("cat", path))
+
+    def edit(self) -> None:
+        prefix = "" if self.settings.proxy.host.whole else "bluegreen-"
+        path = f"{self.services}/{prefix}{self.settings.service}{DRIVERS[self.kind].suffix}"
+        self.run("sh", "-c", f"echo '{EDIT}' >>{path}")
 
     def left(self) -> list[str]:
-        mine = f"/etc/{self.kind}/*/*bluegreen* /var/lib/bluegreen/state/*"
+        mine = f"/etc/{self.kind}/*/*bluegreen* /var/lib/bluegreen/state/* /var/lib/bluegreen/*/*-bluegreen-*"
         return self.run("sh", "-c", f'for file in {mine}; do if [ -e "$file" ]; then echo "$file"; fi; done').split()
 
     def processes(self) -> set[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import httpx
 import pytest
-from benches import ContainerBench, ProxyBench
+from benches import EDIT, ContainerBench, ProxyBench
 from harness import HAPROXY, NGINX, eventually
 
 from bluegreen.errors import BluegreenError, Failed
@@ -372,3 +373,15 @@ def proxies_answer(bench: ContainerBench) -> tuple[int, str]:
     with contextlib.suppress(httpx.TransportError):
         return bench.request()
     return 0, ""
+
+
+def test_what_a_person_edits_is_shown_and_what_bluegreen_writes_is_no_edit(proxies: ProxyBench) -> None:
+    proxy = proxies.driver()
+    first_switch(proxies, proxy)
+    assert proxies.driver().observe().edits == ""
+    proxies.edit()
+    state = proxies.driver().observe()
+    assert [line for line in state.edits.splitlines() if re.match(r"[+-](?![+-])", line)] == [f"+{EDIT}"]
+    assert state.kept_in
+    to_green(proxies, proxy)
+    assert proxies.driver().observe().edits == ""

@@ -528,3 +528,7 @@ def test_a_start_that_the_confinement_prevents_is_told_with_the_setting_that_loo
     with pytest.raises(Failed, match=r"v1 can't start: .*permission denied") as caught:
         runtime.start(BLUE, release(docker_bench, "v1"), f"{IMAGES}:v1", "run-1", 1, ())
     assert "app.user" in caught.value.hint
+
+
+def test_an_engine_that_is_there_answers(runtimes: RuntimeBench) -> None:
+    assert runtimes.driver().answers()

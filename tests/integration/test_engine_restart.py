@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 import docker
 import httpx
 import pytest
+from aftermath import Followed, edit
 from harness import FULL, MODES, PREFIX, SAMPLE, eventually
 from hosts import APPS, Host, HostService, running_host, write_settings
 
@@ -104,6 +106,70 @@ def test_what_was_live_is_served_again_with_no_command_typed(
         assert (receipt["result"], receipt["to"]) == ("done", "v1")
         assert receipt["requests"]["failed"] == 0, receipt["requests"]
         assert version(service) == "version 1"
+
+
+@contextlib.contextmanager
+def live_restore(host: Host) -> Iterator[None]:
+    """The engine lets containers run on while it is away."""
+    set_to = "mkdir -p /etc/docker; echo '{\"live-restore\": %s}' >/etc/docker/daemon.json; kill -HUP $(pidof dockerd)"
+
+    def is_on() -> bool:
+        with host.engine() as client:
+            return bool(client.info()["LiveRestoreEnabled"])
+
+    host.sh(set_to % "true")
+    eventually(is_on, "live-restore is on")
+    try:
+        yield
+    finally:
+        host.sh(set_to % "false")
+
+
+IN_THE_MIDDLE = [(restart, False, 0), (restart, True, 1), (cut_power, False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "restores", "index"),
+    [(event, restores, index) for event, restores, _ in IN_THE_MIDDLE for index in range(4)] if FULL else IN_THE_MIDDLE,
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_command_goes_on(
+    host: Host, services: list[HostService], event: Callable[[Host], None], restores: bool, index: int
+) -> None:
+    service = services[index]
+    host.wait()
+    service.env = {"DOCKER_HOST": host.tcp}
+    service.ok("down", "--yes")
+    service.deploy("v1")
+    edit(service, "seconds = 0.5", "seconds = 3600")
+    with live_restore(host) if restores else contextlib.nullcontext():
+        engine = host.dockerd()
+        run = Followed(service, "deploy", "v2")
+        run.until("bake", "started")
+        started = starts(host, [service])
+        if event is restart:
+            event(host)
+            ran = run.end()
+            assert host.dockerd() != engine
+            assert ran.code == 1, ran.text
+            assert run.receipt()["result"] == "undone"
+            assert "v1 still serves" in run.events[-1]["message"]
+            assert ("undo", "progress") in [(each.get("step"), each.get("event")) for each in run.events]
+            assert (starts(host, [service]).items() <= started.items()) is restores, "what is left has run on, or not"
+        else:
+            run.process.kill()  # it ran on that host
+            event(host)
+            host.wait()
+            run.end()
+        eventually(lambda: version(service) == "version 1", "v1 is served again", 120)
+    edit(service, "seconds = 3600", "seconds = 0.5")
+    service.env = {"DOCKER_HOST": host.tcp}
+    status = service.status()
+    assert bool(status["unfinished"]) is (event is not restart)
+    receipt = service.deploy("v2", "--wait", "60")
+    assert (receipt["from"], receipt["requests"]["failed"]) == ("v1", 0)
+    assert list(service.containers().values()) == ["v2"]
+    assert service.status()["unfinished"] is None
 
 
 def live(service: HostService) -> tuple[str, str] | None:

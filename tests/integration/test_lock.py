@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import re
+import shutil
 import signal
 import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 from aftermath import Followed, edit, things
-from harness import IMAGES, Make, eventually
+from harness import FULL, IMAGES, Make, eventually
+from hosts import SOCKET
+from relay import relay
 
 from bluegreen import lock as locks
 from bluegreen.errors import Locked
@@ -77,25 +84,51 @@ def test_a_run_that_waits_can_be_interrupted(make_service: Make, number: signal.
     assert holder.end().code == 130
 
 
-def test_of_many_deploys_at_once_each_runs_or_is_refused(make_service: Make, engine: docker.DockerClient) -> None:
-    releases = ["v1", "v2", "v3", "v5", "v6", "v7"]
-    service = make_service()
+def test_of_many_deploys_at_once_each_runs_or_is_refused(
+    make_service: Make, engine: docker.DockerClient, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    service, count = make_service(), 20 if FULL else 8
+    releases = [f"v{100 + number}" for number in range(count)]
+    image = engine.images.get(f"{IMAGES}:v1")
     try:
-        runs = [service.start("deploy", release) for release in releases]
-        ended = [service.finish(run) for run in runs]
-        codes = [ran.code for ran in ended]
-        assert set(codes) <= {0, 4}, "\n".join(ran.text for ran in ended)
-        assert 0 in codes
-        live = service.status()
-        deployed = {release for release, code in zip(releases, codes, strict=True) if code == 0}
-        assert live["live"]["release"] in deployed
-        assert (live["standby"], live["unfinished"], live["lock"]) == (None, None, None)
-        assert list(service.containers().values()) == [live["live"]["release"]]
-        assert service.get().text.strip() == f"version {live['live']['release'][1:]}"
+        for release in releases:
+            image.tag(IMAGES, release)
+        with relay(free_port(), SOCKET) as way:
+            runs = []
+            for number, release in enumerate(releases):
+                directory = tmp_path / release
+                shutil.copytree(service.directory, directory)
+                mine = replace(service, directory=directory)
+                mine.env = {"DOCKER_HOST": way.address} if number % 2 else {}
+                edit(mine, 'body = "version {number}"', 'body = "version 1"')  # what they all are
+                wait = ["--wait", "300"] if number < 4 else []
+                runs.append(Followed(mine, "deploy", release, *wait))
+            # Reading commands take no lock.
+            assert all(service.run(*command).code == 0 for command in (["status"], ["deploy", "v1", "--plan"]))
+            ended = {run: run.end(300) for run in runs}
+        codes = [ran.code for ran in ended.values()]
+        assert set(codes) <= {0, 4}, "\n".join(ran.text for ran in ended.values())
+        assert codes[:4] == [0, 0, 0, 0], "those that wait have their turn"
+        who = f"locked by {getpass.getuser()}@{socket.gethostname()}, process "
+        for run in [run for run, ran in ended.items() if ran.code == 4]:
+            assert re.search(rf"{re.escape(who)}\d+ \(deploy v1\d\d, {SINCE}\)", run.events[-1]["message"])
+        status = service.status()
+        receipts = [run.receipt() for run, ran in ended.items() if ran.code == 0]
+        assert (status["standby"], status["unfinished"], status["lock"]) == (None, None, None)
+        assert list(service.containers().values()) == [status["live"]["release"]]
+        # One after the other: each took over from the one before it, and the last is live.
+        took_over = {each["from"]: each["to"] for each in receipts}
+        last = None
+        for _ in receipts:
+            last = took_over[last]
+        assert last == status["live"]["release"]
     finally:
-        for release in ("v5", "v6", "v7"):
-            if engine.images.list(f"{IMAGES}:{release}"):
-                engine.images.remove(f"{IMAGES}:{release}", force=True)  # its container may be the live one
+        for name in (f"bluegreen-lock-{service.name}", f"{service.name}-blue-1", f"{service.name}-green-1"):
+            with contextlib.suppress(docker.errors.NotFound):
+                engine.containers.get(name).remove(force=True)
+        for release in releases:
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                engine.images.remove(f"{IMAGES}:{release}")
 
 
 def test_a_run_that_loses_its_lock_does_not_commit(make_service: Make, engine: docker.DockerClient) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -350,6 +351,19 @@ def test_a_proxy_installed_on_the_host_is_switched_over_ssh_and_a_persons_error_
     installed.ok("down", "--yes")
     assert host.sh(f"ls /etc/{kind}/conf.d").split() == []
     assert host.sh(f"pidof {kind}")
+
+
+@pytest.mark.parametrize("installed", ["nginx"], indirect=True)
+def test_workers_that_have_lost_their_master_serve_on_and_are_told_of(host: Host, installed: HostService) -> None:
+    installed.deploy("v1")
+    host.sh("kill -9 $(cat /run/nginx.pid)")
+    ran = installed.run("deploy", "v2")
+    assert ran.code == 1, ran.text
+    assert "has lost its first process: its workers serve on without it" in ran.err
+    assert list(installed.containers().values()) == ["v1"], "nothing was started"
+    assert installed.get().text.strip() == "version 1"
+    host.sh(f"{re.findall(r'kill [0-9 ]+', ran.err)[0]}; while pidof nginx; do sleep 0.1; done; nginx")
+    assert installed.deploy("v2")["from"] == "v1"
 
 
 def test_a_proxy_on_a_host_of_which_only_the_engine_is_reached_is_refused(

@@ -435,3 +435,14 @@ def test_the_program_is_perl_that_compiles_without_a_warning() -> None:
     done = subprocess.run(["perl", "-wc", "-e", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.strip() == "-e syntax OK"
+
+
+def test_what_the_engine_says_where_the_process_could_not_start_is_no_answer_of_it() -> None:
+    class Stillborn(Talk):
+        def send(self, data: bytes) -> None: ...
+        def close(self) -> None: ...
+        def _receive(self) -> None:
+            self._buffer += b"runtime exec failed: unable to start container process\r\n"
+
+    with pytest.raises(SessionEnded, match="did not start: runtime exec failed: unable to start container process"):
+        Agent(lambda command: Stillborn()).exists("/")

@@ -161,6 +161,7 @@ STATUS: dict[str, Any] = {
         "address": "http://127.0.0.1:8080",
         "switch": "live",
         "running": True,
+        "edits": None,
     },
     "unfinished": None,
     "lock": None,
@@ -192,3 +193,17 @@ def test_a_status_of_nothing(capsys: Capture) -> None:
 def test_a_status_as_json_is_the_status(capsys: Capture) -> None:
     Console(as_json=True).status(STATUS)
     assert json.loads(shown(capsys)) == STATUS
+
+
+def test_what_a_person_has_edited_is_shown_by_status_and_plan(capsys: Capture) -> None:
+    Console().status({**STATUS, "proxy": {**STATUS["proxy"], "edits": "-old\n+new\x1b[2J"}})
+    text = shown(capsys)
+    assert "edited   by a person" in text
+    assert "-old\n" in text
+    assert "+new" in text
+    assert "\x1b[2J" not in text
+    plan = Plan("deploy", Release("v2"), Colour.GREEN, "shop:v2", None, None, (), 1, (PlannedStep("start", "x"),))
+    Console().plan(replace(plan, edits="+new"))
+    assert "without --overwrite-edits it is refused:\n  +new" in shown(capsys)
+    Console().plan(replace(plan, action="rollback", edits="+new"))
+    assert "refused" not in shown(capsys)

@@ -1026,6 +1026,54 @@ def test_an_unfinished_run_of_a_floor_is_undone_as_any_other() -> None:
     assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v1", "v3 was never live"
 
 
+def edited(*deployed: str) -> World:
+    world = a_world(*deployed)
+    assert world.proxy
+    world.proxy["shop"].edit = "gzip on;"
+    return world
+
+
+def test_a_deploy_does_not_write_over_a_persons_edit_unless_it_is_told_to() -> None:
+    world = edited("v1")
+    before = world.truth("shop")
+    with pytest.raises(Failed) as caught:
+        service(world).deploy("v2", OPTIONS, quiet)
+    assert world.truth("shop") == before
+    assert "a person has edited shop's files in fake-proxy" in caught.value.message
+    assert "v1 still serves\n+gzip on;" in caught.value.message
+    assert "--overwrite-edits" in caught.value.hint
+    assert service(world).plan_deploy("v2").edits == service(world).status()["proxy"]["edits"] == "+gzip on;"
+    assert service(world).deploy("v1", OPTIONS, quiet)["result"] == "unchanged", "where nothing is written over"
+
+    told: list[Event] = []
+    receipt = service(world).deploy("v2", Options(witness=False, overwrite_edits=True), told.append)
+    assert receipt["result"] == "done"
+    assert any("is kept in /kept of fake-proxy\n+gzip on;" in event.detail for event in told)
+    assert service(world).status()["proxy"]["edits"] is None
+
+
+def test_a_rollback_is_urgent_and_only_tells_of_an_edit_that_it_writes_over() -> None:
+    told: list[Event] = []
+    receipt = service(edited("v1", "v2")).rollback(None, OPTIONS, told.append)
+    assert (receipt["result"], receipt["to"]) == ("done", "v1")
+    assert any("+gzip on;" in event.detail for event in told)
+
+
+def test_an_unfinished_run_is_ended_whatever_a_person_has_edited_since_and_that_is_told() -> None:
+    job = JOBS[2]
+    verify = job.points().index("get")
+    world = job.world()
+    world.at = at(verify, raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(world)
+    world.at = lambda number, name: None
+    assert world.proxy
+    world.proxy["shop"].edit = "gzip on;"
+    told: list[Event] = []
+    assert service(world).deploy("v3", OPTIONS, told.append)["from"] == "v1"
+    assert any("+gzip on;" in event.detail for event in told)
+
+
 # Who is told of a run
 
 

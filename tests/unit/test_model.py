@@ -171,5 +171,6 @@ def test_a_plan_as_data_has_its_steps_in_order() -> None:
         "steps": [{"step": "start", "detail": "one"}, {"step": "probe", "detail": "two"}],
         "reason": "",
         "diff": "+x",
+        "edits": "",
     }
     assert json.dumps(plan.to_dict())

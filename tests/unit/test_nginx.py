@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.container import PORT, ProxyContainer
 from bluegreen.proxies.driver import STATUS_PORT
 from bluegreen.proxies.nginx import Nginx, counted
+from bluegreen.proxies.templates import unsealed
 from bluegreen.settings import Settings
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
@@ -42,6 +44,8 @@ class Agent:
 
     def read(self, path: str) -> str:
         self._call()
+        if path not in self.files:
+            raise AgentError(f"{path}: No such file or directory")
         return self.files[path]
 
     def exists(self, path: str) -> bool:
@@ -293,6 +297,7 @@ def test_a_crash_at_any_point_of_a_switch_leaves_a_record_that_tells_the_truth(s
         agent.crash_at = None
         state = driver(agent, proxy={"switch": switch}).observe()
         assert state.record, moment
+        assert state.edits == "", "what a crash leaves is not taken for a person's edit"
         assert not state.record.committed or state.record.to_colour is state.colour, moment
         if state.record.committed and not (way == "back" and switch == "reload"):
             assert not agent.colour().endswith("_first"), moment
@@ -366,3 +371,46 @@ def test_a_service_whose_name_begins_like_another_is_not_taken_for_it(monkeypatc
     agent.get = other  # type: ignore[method-assign]
     with pytest.raises(Failed, match="does not say what it serves"):
         driver(agent).observe()
+
+
+WRITTEN, KEPT = (f"/bluegreen/{place}/bluegreen-services-shop.conf" for place in ("written", "edited"))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("server {", "server {\n    gzip on;", 1),
+        lambda text: text + "    gzip on;\n",
+        lambda text: "    gzip on;\n" + text,
+        lambda text: unsealed(text) + "    gzip on;\n",
+    ],
+    ids=["inside", "after", "before", "without the seal"],
+)
+def test_an_edit_is_seen_shown_and_kept_when_it_is_written_over(edit: Callable[[str], str]) -> None:
+    agent = Agent()
+    nginx = serving_blue(agent, "live")
+    agent.files[FILE] = edited = edit(agent.files[FILE])
+    diff = driver(agent).observe().edits
+    assert [line for line in diff.splitlines() if line[0] in "+-" and FILE not in line] == ["+    gzip on;"]
+    nginx.prepare(POOLS, BLUE)
+    assert driver(agent).observe().edits == ""
+    assert agent.files[KEPT] == edited
+
+
+def test_an_edit_is_still_there_and_still_seen_after_the_file_that_would_replace_it_was_refused() -> None:
+    agent = Agent()
+    nginx = serving_blue(agent, "live")
+    agent.files[FILE] += "# mine\n"
+    edited, agent.refuses = agent.files[FILE], "nonsense"
+    with pytest.raises(Failed, match="nginx refuses"):
+        nginx.prepare({**POOLS, GREEN: (Endpoint("nonsense", 1),)}, BLUE)
+    assert agent.files[FILE] == edited
+    assert "+# mine" in driver(agent).observe().edits
+
+
+def test_a_file_from_before_there_were_seals_is_no_edit() -> None:
+    agent = Agent()
+    serving_blue(agent, "live")
+    agent.files[FILE] = unsealed(agent.files[FILE])
+    del agent.files[WRITTEN]
+    assert driver(agent).observe().edits == ""

@@ -178,6 +178,11 @@ def test_a_replica_that_died_of_what_it_may_not_do_is_told_with_the_setting_that
     assert dead(SETTINGS, V1, replica, "no such host: db").hint == ""
 
 
+def test_a_replica_that_its_memory_limit_killed_is_told_with_the_setting() -> None:
+    replica = Replica("shop-blue-1", "id", False, Endpoint("10.0.0.2", 9000), "exited", 137, out_of_memory=True)
+    assert "v1 was killed by its memory limit: app.memory is too little" in dead(SETTINGS, V1, replica, "").message
+
+
 def test_the_fake_proxy_is_asked_like_a_real_one() -> None:
     proxy = FakeProxy(World(), SETTINGS)
     assert ask_proxy(SETTINGS, V1, proxy) == "/version: Connection refused"
