@@ -62,6 +62,7 @@ demo-down: .venv/.stamp ## remove what the demo left
 
 soak: .venv/.stamp engine images ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
+	@bench/crash
 
 clean: ## remove .venv, caches and build output (containers and images stay)
 	rm -rf .venv .lab .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

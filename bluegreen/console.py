@@ -139,7 +139,10 @@ class Console:
             self.line("  edited   by a person: the proxy's files, over which a deploy does not write by itself:")
             self.line(indent(plain(proxy["edits"]), "           "))
         if status["unfinished"]:
-            self.line(f"  unfinished: the run {status['unfinished']} ended before its commit; the next one undoes it")
+            way = "is under way" if status["lock"] else "ended before its commit"
+            self.line(f"  unfinished: the run {status['unfinished']} {way}")
+        if status["next"] and not status["lock"]:
+            self.line(f"  next     {status['next']}")
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
 

@@ -227,11 +227,13 @@ class Observed:
 
     @property
     def unfinished(self) -> str:
-        """The run that ended before its commit without being undone, if there is one."""
+        """The run that ended before its commit and was not undone, or not to the end, if there is one."""
         record, idle = self.proxy.record, self.idle
         if record and not record.committed:
             return record.run
         if idle and not idle.kept and idle.number > (record.number if record else 0):
+            return idle.run
+        if idle and record and idle.run == record.run:  # its switch was taken back, its containers not removed yet
             return idle.run
         return ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bluegreen.errors import Failed
-from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release
+from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release, Slot
 from bluegreen.settings import Settings
 from bluegreen.steps import DEPLOY, ROLLBACK, Recipe
 
@@ -80,17 +80,65 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
 
 
 def after_recovery(observed: Observed) -> Observed:
-    """What will be true once the unfinished run has been ended: the colour from before it is live, its own is gone."""
+    """What will be true once the unfinished run has been ended: the colour from before it is live, its own is gone.
+
+    Or its own stays live, if that alone runs whole.
+    """
     record, idle = observed.proxy.record, observed.idle
     slots = dict(observed.slots)
     proxy = observed.proxy
-    if record and not record.committed:
+    if record and goes_forward(observed):
+        proxy = replace(proxy, record=replace(record, committed=True))
+    elif record and not record.committed:
         slots = {colour: slot for colour, slot in slots.items() if slot.run != record.run}
         settled = replace(record, number=record.number + 1, committed=True)
         proxy = replace(proxy, colour=record.from_colour, record=settled)
     elif idle:
         del slots[idle.colour]
     return replace(observed, slots=slots, proxy=proxy)
+
+
+def goes_forward(observed: Observed) -> bool:
+    """Whether the next run will have to finish the unfinished one, as there is nothing whole to go back to."""
+    record = observed.proxy.record
+    if record is None or record.committed or observed.proxy.colour is not record.to_colour:
+        return False
+    old, new = (observed.slots.get(colour) if colour else None for colour in (record.from_colour, record.to_colour))
+    if new is None or new.running == new.wanted:
+        return new is not None and (old is None or old.running < len(old.replicas))
+    return record.from_colour is not None and (old is None or not (new.running or old.running))
+
+
+def leftover(settings: Settings, observed: Observed) -> Slot | None:
+    """What a run that ended after its commit should have removed and did not.
+
+    That is what the last switch came from. Anything else may serve at another address, by another proxy.
+    """
+    idle, record = observed.idle, observed.proxy.record
+    if settings.retire.old != "remove" or observed.unfinished or not (idle and record):
+        return None
+    return idle if record.from_colour is idle.colour else None
+
+
+def first(settings: Settings, observed: Observed) -> str:
+    """What the next deploy or rollback will do before anything else, in words; empty if it need not."""
+    settled, live = after_recovery(observed) if observed.unfinished else observed, observed.live
+    if observed.unfinished and settled.live is None:
+        return "remove what it had started"
+    if observed.unfinished and settled.live:
+        if goes_forward(observed):
+            return f"commit {settled.live.release}, as nothing whole is there to go back to"
+        went = "go back to" if live and live.colour is not settled.live.colour else "keep"
+        return f"{went} {settled.live.release} and remove what the run had started"
+    left = leftover(settings, observed)
+    return f"drain and remove {left.release} ({left.colour}), which {live.release} replaced" if left and live else ""
+
+
+def next_run(settings: Settings, observed: Observed) -> str:
+    """The same as a sentence on who will do it."""
+    words = first(settings, observed)
+    who = "deploy or rollback" if observed.unfinished else "deploy"
+    return f"the next {who} will {words}" if words else ""
 
 
 def rollback_target(observed: Observed, name: str | None = None) -> Release | None:
@@ -148,7 +196,8 @@ def _draft(action: str, settings: Settings, observed: Observed, release: Release
     return Plan(
         action=action,
         release=release,
-        colour=live.colour.other if live else free,
+        # What a person removed has left its colour in use: nothing may start there before it is probed.
+        colour=observed.proxy.colour.other if observed.proxy.colour else free,
         image=image,
         from_colour=live.colour if live else None,
         from_release=live.release if live else None,
@@ -162,7 +211,7 @@ def _with_steps(draft: Plan, recipe: Recipe, settings: Settings, observed: Obser
     return replace(draft, steps=tuple(PlannedStep(name, detail) for name, detail in words if detail))
 
 
-def with_recovery(plan: Plan, unfinished: str) -> Plan:
-    """The plan with the step that comes first when an unfinished run has to be ended."""
-    step = PlannedStep("recover", f"undo the run {unfinished}, which ended before its commit")
+def with_recovery(plan: Plan, words: str) -> Plan:
+    """The plan with the step that comes first when something of an earlier run has to be put right."""
+    step = PlannedStep("recover", words)
     return replace(plan, steps=(step, *plan.steps))

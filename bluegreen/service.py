@@ -23,7 +23,7 @@ from bluegreen import metrics, notify, prune
 from bluegreen import plan as planning
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
-from bluegreen.engine import call_on_failure, execute, interrupts
+from bluegreen.engine import Interrupts, call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
     Project,
@@ -54,7 +54,7 @@ from bluegreen.runtimes.connect import address, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import Settings
-from bluegreen.steps import PreBuild, Run, is_standby, recover
+from bluegreen.steps import PreBuild, Run, finish, is_standby, recover
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -250,6 +250,7 @@ class Service:
                 "edits": proxy.edits or None,
             },
             "unfinished": observed.unfinished or None,
+            "next": planning.next_run(self.settings, observed) or None,
             "lock": str(holder) if holder else None,
             "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
         }
@@ -347,7 +348,7 @@ class Service:
             with suppress(OSError):  # who read the output has gone, or its disk is full: the run and its undo go on
                 emit(event)
 
-        with interrupts() as state, self._locked(doing, options, tell, state.sleep, run_id) as lock:
+        with interrupts() as state, self._locked(doing, options, tell, state, run_id) as lock:
             for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
                 tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
             try:
@@ -359,18 +360,21 @@ class Service:
                 unfinished, started = observed.unfinished, time.monotonic()
                 lock.check()
                 tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
+                record = observed.proxy.record
+                before = record.from_colour if record and not record.committed else observed.proxy.colour
                 words = recover(self.settings, self.runtime, self.proxy, observed)
                 tell(Event("recover", "done", host, time.monotonic() - started, words))
-                before, observed = observed, look()
+                seen, observed = observed, look()
                 if not observed.proxy.edits:  # with traffic at stake they did not keep it from being mended
-                    self._tell_of_edits(before, tell)
-                if recovery_suffices and observed.live:
+                    self._tell_of_edits(seen, tell)
+                if recovery_suffices and observed.live and observed.live.colour is before:
+                    self._finish(observed, lock, tell)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return self._told(self._receipt(run_id, plan, "done", observed), tell)
             plan = planner(observed)
             if plan.unchanged:
-                return self._receipt(run_id, plan, "unchanged", observed)
+                return self._receipt(run_id, plan, self._finish(observed, lock, tell), observed)
             if any(step.step == "start" for step in plan.steps):
                 self.secrets()  # refused before anything is changed
             if plan.action == "deploy" and not options.overwrite_edits:
@@ -425,6 +429,18 @@ class Service:
         if edits:
             words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
             tell(Event("proxy", "progress", self.runtime.name, detail=words))
+
+    def _finish(self, observed: Observed, lock: Lock, tell: Emit) -> str:
+        """What a run left that ended after its commit is gone. Gives the result of a run that had only that to do."""
+        left = planning.leftover(self.settings, observed)
+        if left is None:
+            return "unchanged"
+        host, started = self.runtime.name, time.monotonic()
+        lock.check()
+        tell(Event("recover", "started", host, detail=f"{left.release} ({left.colour}) was left over"))
+        words = finish(self.settings, self.runtime, self.proxy, left)
+        tell(Event("recover", "done", host, time.monotonic() - started, words))
+        return "done"
 
     @contextmanager
     def _recorded(self, observed: Observed, tell: Emit) -> Iterator[None]:
@@ -535,7 +551,10 @@ class Service:
         unfinished = observed.unfinished
         plan = planner(planning.after_recovery(observed) if unfinished else observed)
         if unfinished:
-            plan = planning.with_recovery(plan, unfinished)
+            words = f"the run {unfinished} ended before its commit: {planning.first(self.settings, observed)}"
+            plan = planning.with_recovery(plan, words)
+        elif plan.unchanged and planning.leftover(self.settings, observed):
+            plan = planning.with_recovery(plan, planning.first(self.settings, observed))
         if plan.unchanged:
             return plan
         try:
@@ -629,16 +648,21 @@ class Service:
         doing: str,
         options: Options,
         emit: Emit,
-        sleep: Callable[[float], None] = time.sleep,
+        state: Interrupts | None = None,
         run: str = "",
     ) -> Iterator[Lock]:
-        """This run holds the service's lock."""
+        """This run holds the service's lock. What may take long on the way to it can be interrupted."""
+        if state:
+            state.arm()
         self._have_proxy_image()
+        if state:
+            state.disarm()
         lock = self._lock()
 
         def waiting(holder: Holder) -> None:
             emit(Event("lock", "progress", self.runtime.name, detail=f"waiting for {holder}"))
 
+        sleep = state.sleep if state else time.sleep
         lock.take(doing, run=run, wait=options.wait, waiting=waiting, sleep=sleep)
         try:
             yield lock

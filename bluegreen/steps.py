@@ -58,7 +58,10 @@ class Run:
     """How the new release does beside the old one, where the settings have limits for that."""
     made_network: bool = False
     made_proxy: bool = False
+    noted: SwitchRecord | None = None
+    """The record that says that this run has begun."""
     record: SwitchRecord | None = None
+    """That of its switch."""
     left: int = 0
     """Connections that were at work on the old colour when the drain gave up."""
     cut: int = 0
@@ -215,6 +218,10 @@ class Start(Step):
         run.proxy.boot([run.runtime.network])
         if run.comparison:
             run.comparison.begin()
+        idle = run.observed.slots.get(run.plan.colour)
+        if idle and idle.running:  # a run that ended before its drain may have left it at work
+            endpoints = [replica.endpoint for replica in idle.replicas if replica.running]
+            drain(run.proxy, endpoints, timeout=run.settings.retire.drain_timeout, progress=run.progress(self.name))
         replicas = run.runtime.start(run.plan.colour, run.release, run.image, run.id, run.plan.number, run.plan.before)
         return ", ".join(replica.name for replica in replicas)
 
@@ -578,15 +585,13 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
     Raises NeedsPerson, having changed nothing, when the old colour does not pass its probe.
     """
     proxy.boot([])  # it may have died, which may be why the switch is taken back
-    deadline = time.monotonic() + TAKE_BACK
-    for replica in runtime.replicas(old.colour):
-        while reason := ask_replica(settings, old.release, proxy, replica.endpoint):
-            if time.monotonic() < deadline:
-                time.sleep(BAKE_INTERVAL)
-                continue
-            raise NeedsPerson(
-                f"{old.release} ({replica.name}) can't take the traffic back: {reason}", hint="bluegreen status"
-            )
+    reason = unfit(settings, runtime, proxy, old)
+    if reason:
+        raise NeedsPerson(f"{old.release} can't take the traffic back: {reason}", hint="bluegreen status")
+    return _switch_back(settings, runtime, proxy, record, old)
+
+
+def _switch_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> SwitchRecord:
     wanted = settings.app.replicas
     upstreams = {colour: runtime.endpoints(colour, wanted) for colour in Colour}
     upstreams[old.colour] = old.endpoints
@@ -598,23 +603,97 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
     return back
 
 
+def unfit(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:
+    """Why the slot can't carry the traffic: the first of its replicas that does not pass its probe; empty if all do."""
+    replicas = runtime.replicas(slot.colour)
+    deadline = time.monotonic() + TAKE_BACK
+    for replica in replicas:
+        while reason := ask_replica(settings, slot.release, proxy, replica.endpoint):
+            if time.monotonic() >= deadline:
+                return f"{replica.name}: {reason}"
+            time.sleep(BAKE_INTERVAL)
+    return "" if replicas else "its containers are gone"
+
+
 def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed) -> str:
     """The run that ended before its commit is undone, by whichever machine comes next. Says what was done.
 
-    Raises NeedsPerson when what was live before it does not pass its probe.
+    It is finished instead if it had switched, what was live before can't take the traffic back, or nothing was, and
+    what it started passes its probe, or nothing runs at all. Raises NeedsPerson, having changed nothing, when it is
+    not clear that what runs is better left or put back.
     """
     record, idle = observed.proxy.record, observed.idle
     if record is None or record.committed:
         assert idle is not None
-        gone = runtime.remove(idle.colour, run=idle.run)
+        gone = _end(settings, runtime, proxy, record, idle.colour, idle.run)
         return f"removed what {idle.release} had started ({', '.join(gone)})"
     old = observed.slots.get(record.from_colour) if record.from_colour else None
-    if old is None:
+    switched = observed.proxy.colour is record.to_colour
+    if switched:
+        reason = unfit(settings, runtime, proxy, old) if old else "nothing else is there"
+        if reason and (words := _stay(settings, runtime, proxy, observed, record, old, reason)):
+            return words
+    if record.from_colour is None:
         gone = proxy.remove() + runtime.remove(record.to_colour, run=record.run)
         return f"nothing was live before: removed {', '.join(gone)}"
-    back = put_back(settings, runtime, proxy, replace(record, number=record.number + 1), old)
-    new = runtime.replicas(record.to_colour)
-    drain(proxy, [each.endpoint for each in new if each.running], timeout=settings.retire.drain_timeout)
-    proxy.commit(back)
-    gone = runtime.remove(record.to_colour, run=record.run)
+    if old is None:  # somebody has removed it, and with it what was served
+        proxy.note(replace(record, from_colour=record.to_colour, to_colour=record.from_colour, committed=True))
+        gone = runtime.remove(record.to_colour, run=record.run)
+        return f"what was live has been removed; removed {', '.join(gone) or 'nothing'}"
+    # Its traffic never left it, if it was not switched: then it needs no probe to keep it, and has been live all along.
+    at = record.at if switched else ""
+    back = _switch_back(settings, runtime, proxy, replace(record, number=record.number + 1, at=at), old)
+    gone = _end(settings, runtime, proxy, back, record.to_colour, record.run)
     return f"{old.release} ({old.colour}) takes all traffic{'; removed ' + ', '.join(gone) if gone else ''}"
+
+
+def _stay(
+    settings: Settings,
+    runtime: Runtime,
+    proxy: Proxy,
+    observed: Observed,
+    record: SwitchRecord,
+    old: Slot | None,
+    reason: str,
+) -> str:
+    """The unfinished run is committed, as there is nothing to go back to for this `reason`, and what was done is said.
+
+    Empty, and nothing was done, if it is a first one whose release does not pass its probe. See `recover` for what
+    is raised.
+    """
+    new = observed.slots.get(record.to_colour)
+    why = _unfit_whole(settings, runtime, proxy, new) if new else "its containers are gone"
+    if why and record.from_colour is None:
+        return ""
+    who = f"{old.release}, " if old else ""
+    also = f", and {new.release if new else record.to_colour} does not answer right either: {why}" if why else ""
+    if why and old and any(slot.running for slot in observed.slots.values()):
+        raise NeedsPerson(f"there is no going back: {who}{reason}{also}", hint="bluegreen status")
+    # It passes its probe; or what was live is gone for good, or nothing runs: what comes next can only be better.
+    runtime.keep(record.to_colour)
+    proxy.commit(replace(record, committed=True))
+    return f"{new.release if new else 'what was'} ({record.to_colour}) stays live: {who}{reason}{also}"
+
+
+def finish(settings: Settings, runtime: Runtime, proxy: Proxy, idle: Slot) -> str:
+    """What a run that ended after its commit had yet to remove is drained and gone. Says what that was."""
+    return f"removed {', '.join(_end(settings, runtime, proxy, None, idle.colour, None))}"
+
+
+def _end(
+    settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord | None, colour: Colour, run: str | None
+) -> list[str]:
+    """Nothing is in flight to the idle colour, it gets no request any more, and what the run started there is gone."""
+    standing = [each.endpoint for each in runtime.replicas(colour) if each.running]
+    if standing and proxy.observe().running:  # without a proxy there is no traffic
+        drain(proxy, standing, timeout=settings.retire.drain_timeout)
+    if record:
+        proxy.commit(record)
+    return runtime.remove(colour, run=run)
+
+
+def _unfit_whole(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:
+    """The same of a slot of which no replica may be missing."""
+    if slot.running < slot.wanted:
+        return f"{slot.running} of {slot.wanted} replicas run"
+    return unfit(settings, runtime, proxy, slot)

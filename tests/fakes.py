@@ -29,6 +29,7 @@ from bluegreen.model import (
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.prune import Found
+from bluegreen.runtimes.session import SessionEnded
 from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
@@ -63,6 +64,8 @@ class Container:
     exit_code: int | None = None
     lives: int | None = None
     secrets: Secrets = field(default_factory=Secrets)
+    proved: bool = False
+    """Whether it has given a right answer to a probe."""
     lines: list[str] = field(default_factory=list)
 
     def end(self, code: int) -> None:
@@ -76,7 +79,8 @@ class Carried:
     """One service's place in the world's proxy."""
 
     upstreams: dict[Colour, tuple[Endpoint, ...]]
-    colour: Colour
+    colour: Colour | None
+    """None while its file stands and is not loaded yet."""
     record: SwitchRecord
     trial: bool = False
     counts: dict[Colour, Counts] = field(default_factory=lambda: {colour: Counts() for colour in Colour})
@@ -103,6 +107,8 @@ class World:
     proxy_running: bool = True
     uploads: list[Endpoint] = field(default_factory=list)
     """Where the requests go that have begun and not ended."""
+    cut: int = 0
+    """How many of them their replica's end has cut."""
     websockets: list[Endpoint] = field(default_factory=list)
     published: dict[str, str] = field(default_factory=dict)
     """What the registry has: the digest of each tag."""
@@ -144,12 +150,18 @@ class World:
         other = self.answers.get(found.release.name)
         return other() if other else Answer(200, f"version {found.release.number}")
 
+    def at_work(self, *endpoints: Endpoint) -> int:
+        """How many requests and WebSockets are there."""
+        return sum(each in endpoints for each in [*self.uploads, *self.websockets])
+
     def request(self, service: str) -> Answer:
         """The answer that a client gets through the proxy."""
         if self.proxy is None or not self.proxy_running:
             raise AgentError("Connection refused")
         carried = self.proxy.get(service)
         if carried is None:
+            return Answer(404, "")
+        if carried.colour is None:
             return Answer(404, "")
         pools = [carried.colour, carried.colour.other] if carried.trial else [carried.colour]
         answer, refused = Answer(502, ""), False
@@ -290,8 +302,7 @@ class FakeRuntime:
     ) -> tuple[Replica, ...]:
         with self._process.call("start"):
             for container in self._standing(colour):
-                del self._world.containers[container.name]
-                self._process.point("start:removed")
+                self._end(container, "start")
             if image not in self._world.images:
                 raise Failed(f"{release} can't start: no such image: {image}")
             wanted = self._settings.app.replicas
@@ -312,10 +323,13 @@ class FakeRuntime:
                     secrets=self._secrets(),
                     lines=[f"{release}: starting", f"{release}: listening on {endpoint.port}"],
                 )
+                container.running = False
+                self._world.containers[container.name] = container
+                self._process.point("start:created")
+                container.running = True
                 if lives == 0:
                     container.lines.append(f"{release}: giving up")
                     container.end(1)
-                self._world.containers[container.name] = container
                 self._process.point("start:one")
             return tuple(_replica(each) for each in self._standing(colour))
 
@@ -323,6 +337,7 @@ class FakeRuntime:
         with self._process.call("keep"):
             for container in self._standing(colour):
                 container.kept = True
+                self._process.point("keep:one")
 
     def has_secrets(self, colour: Colour) -> bool:
         with self._process.call("has_secrets"):
@@ -365,8 +380,7 @@ class FakeRuntime:
         with self._process.call("remove"):
             gone = [each for each in self._standing(colour) if run in (None, each.run)]
             for container in gone:
-                del self._world.containers[container.name]
-                self._process.point("remove:one")
+                self._end(container, "remove")
             return [container.name for container in gone]
 
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
@@ -412,8 +426,21 @@ class FakeRuntime:
             for name in gone:
                 del standing[name]
             return gone
+
     def answers(self) -> bool:
         return True
+
+
+    def _end(self, container: Container, doing: str) -> None:
+        """It is gone, as the engine does it: it shall not come back, then it is stopped, then removed."""
+        container.kept = False
+        self._process.point(f"{doing}:not-kept")
+        if container.running:
+            self._world.cut += self._world.at_work(container.endpoint)
+        container.running = False
+        self._process.point(f"{doing}:stopped")
+        self._world.containers.pop(container.name, None)
+        self._process.point(f"{doing}:one")
 
     def remove_network(self) -> list[str]:
         with self._process.call("remove_network"):
@@ -437,6 +464,7 @@ class FakeRuntime:
             replicas=tuple(_replica(each) for each in standing),
             number=newest.number,
             before=newest.before,
+            kept=all(each.kept for each in standing),
         )
 
 
@@ -524,7 +552,8 @@ class FakeProxy:
         with self._process.call("boot"):
             new = self._world.proxy is None
             if self._world.proxy is None:
-                self._world.proxy = {}
+                self._world.proxy, self._world.proxy_running = {}, False
+                self._process.point("boot:created")
             self._world.proxy_running = True
             return new
 
@@ -539,25 +568,32 @@ class FakeProxy:
                 self._carried.upstreams = _tuples(upstreams)
                 self._carried.edit = ""
 
+    def note(self, record: SwitchRecord) -> None:
+        with self._process.call("note"):
+            assert self._carried is not None
+            self._carried.trial = False
+            self._process.point("note:half")
+            self._carried.record = record
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         with self._process.call("switch"):
             self._check(upstreams)
             assert self._world.proxy is not None
-            trial = not record.committed and record.from_colour is not None
-            carried = self._carried
-            if carried:
-                if not record.committed:
-                    carried.record = record
-                    self._process.point("switch:recorded")
-                carried.trial = carried.trial or trial
-                carried.upstreams = _tuples(upstreams)
-                carried.edit = ""
-                carried.colour = record.to_colour
-                self._process.point("switch:flipped")
-                carried.trial = trial
+            carried = self._world.proxy.setdefault(self._service, Carried({}, None, record))
+            self._process.point("switch:file")
+            if not record.committed:
                 carried.record = record
-            else:
-                self._world.proxy[self._service] = Carried(_tuples(upstreams), record.to_colour, record, trial)
+                self._process.point("switch:recorded")
+            carried.trial = carried.trial or (not record.committed and record.from_colour is not None)
+            self._process.point("switch:trial")
+            carried.upstreams = _tuples(upstreams)
+            carried.edit = ""
+            self._process.point("switch:laid")
+            carried.colour = record.to_colour
+            self._process.point("switch:flipped")
+            if record.committed:
+                # After a reload the workers that leave may need the trial still: there it ends with the commit.
+                carried.trial = carried.trial and self._settings.proxy.switch == "reload"
 
     def commit(self, record: SwitchRecord) -> None:
         with self._process.call("commit"):
@@ -573,7 +609,9 @@ class FakeProxy:
 
     def in_flight(self, endpoints: Sequence[Endpoint]) -> int:
         with self._process.call("in_flight"):
-            return sum(each in endpoints for each in [*self._world.uploads, *self._world.websockets])
+            if self._world.proxy is None or not self._world.proxy_running:
+                raise SessionEnded(f"{self.name} does not run")
+            return self._world.at_work(*endpoints)
 
     def counts(self) -> Mapping[Colour, Counts]:
         with self._process.call("counts"):
@@ -589,7 +627,11 @@ class FakeProxy:
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
         with self._process.call("get_from"):
-            return self._world.ask(endpoint)
+            answer = self._world.ask(endpoint)
+            for container in self._world.standing(self._service):
+                right = Answer(200, f"version {container.release.number}")
+                container.proved |= container.endpoint == endpoint and answer == right
+            return answer
 
     def connect(self, timeout: float) -> None:
         self.get("/", "any", timeout)

@@ -32,9 +32,13 @@ class Proxy(Protocol):
         Raises Failed, with the proxy's own words, when it refuses; the file that stood before is back then.
         """
 
+    def note(self, record: SwitchRecord) -> None:
+        """The record stands beside what is served, which is not switched. Only the live colour gets requests."""
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
-        """Every new request goes to `record.to_colour`; the record stands beside it. Uncommitted, the old colour
-        takes over requests that the new one refuses."""
+        """Every new request goes to `record.to_colour`. An uncommitted record stands beside it, and the old colour
+        takes over requests that the new one refuses. A committed one, of a switch back, is written by `commit`:
+        whoever dies before that leaves the uncommitted one, which is taken up."""
 
     def commit(self, record: SwitchRecord) -> None:
         """The record says that the switch stands, and the old colour gets no request any more."""

@@ -16,6 +16,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import SILENCE, Agent
 from bluegreen.runtimes.confined import confined, is_root, unprivileged
+from bluegreen.runtimes.once import output
 from bluegreen.runtimes.session import Session, SessionEnded
 from bluegreen.settings import ProxyTable
 
@@ -120,6 +121,8 @@ class ProxyContainer:
             )
         elif networks:
             self._check(container)
+        if container.status == "created" and not new:  # whoever made it may have died before its files were in
+            container.put_archive(ROOT, _archive(files))
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -138,16 +141,7 @@ class ProxyContainer:
     def output(self, *command: str) -> str:
         """What a command of the image prints, run in a container made for it."""
         try:
-            raw: bytes = self._client.containers.run(
-                self.image,
-                list(command),
-                entrypoint=[],
-                network_mode="none",
-                remove=True,
-                stdout=True,
-                stderr=True,
-                **confined(),
-            )
+            raw = output(self._client, self.image, command, of=self.name, network_mode="none")
         except ImageNotFound as error:
             raise Failed(f"the proxy's image {self.image} is not here", hint=f"docker pull {self.image}") from error
         except DockerException as error:

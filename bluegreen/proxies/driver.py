@@ -70,7 +70,10 @@ class Driver(ABC):
         config = self._standing()
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
-        while config and colour is None:
+        record = self._record()
+        # The file of a first run that was killed may stand without being loaded.
+        first = record is not None and not record.committed and record.from_colour is None
+        while config and colour is None and not first:
             if time.monotonic() > deadline:
                 raise Failed(
                     f"{self.name} runs, but does not say what it serves: {self._place.log()}",
@@ -83,7 +86,7 @@ class Driver(ABC):
             running=True,
             version=self._running_version(),
             colour=colour,
-            record=self._record(),
+            record=record,
             config=config,
             switch=how,
             edits=self._edits(),
@@ -105,6 +108,9 @@ class Driver(ABC):
 
     @abstractmethod
     def render(self, upstreams: Upstreams, colour: Colour) -> str: ...
+
+    def note(self, record: SwitchRecord) -> None:
+        self._write_record(record)
 
     @abstractmethod
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None: ...
@@ -162,16 +168,18 @@ class Driver(ABC):
 
     def remove(self) -> list[str]:
         services = self._place.service_files(self.suffix)
-        if set(services) <= {self._service} and (gone := self._place.remove()):
+        last, running = set(services) <= {self._service}, self._place.running()
+        if running:  # the files first: whoever dies in the middle leaves none that a new proxy would find and serve by
+            with contextlib.suppress(SessionEnded) if last else contextlib.nullcontext():
+                self._forget(last=last)
+                self._agent.run("rm", "-rf", self._state)
+                if self._service in services:
+                    copies = [copy(path) for path in self._alone for copy in (self._written, self._kept)]
+                    self._agent.remove(self._file, *self._pair_files(None), *copies)
+        if last and (gone := self._place.remove()):
             return gone
-        if not self._place.running():
+        if not running or self._service not in services:
             return []
-        self._forget(last=set(services) <= {self._service})
-        self._agent.run("rm", "-rf", self._state)
-        if self._service not in services:
-            return []
-        self._agent.remove(self._file, *self._pair_files(None))
-        self._agent.remove(*(copy for path in self._alone for copy in (self._written(path), self._kept(path))))
         self._reload(expect="")
         self._place.detach(f"bluegreen-net-{self._service}")
         return [f"{self._service} from {self.name}"]

@@ -111,8 +111,6 @@ class HAProxy(Driver):
             self._install(self.render(upstreams, record.to_colour))
         self._count_as_up(record.to_colour, len(upstreams[record.to_colour]))
         self._flip(backend)
-        if record.committed:
-            self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
         if self._serving()[1] is not record.to_colour:
             raise Failed(f"{self.name} does not serve {record.to_colour}, though it was told to")
 

@@ -82,6 +82,10 @@ class Nginx(Driver):
             http2_word=version >= HTTP2_WORD,
         )
 
+    def note(self, record: SwitchRecord) -> None:
+        self._agent.remove(f"{self._state}/trial")  # a run that was killed as it went back may have left it
+        self._write_record(record)
+
     def switch(self, record: SwitchRecord, upstreams: Upstreams) -> None:
         trial, green = f"{self._state}/trial", f"{self._state}/green"
         if not record.committed:
@@ -95,10 +99,8 @@ class Nginx(Driver):
                 self._agent.remove(green)
         if not (record.committed and self._stands(record.to_colour, upstreams)):
             self._install(self.render(upstreams, record.to_colour))
-        if record.committed:
-            if self._live:
-                self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
-            self._write_record(record)  # only now: a crash before this leaves an uncommitted one, which is taken up
+        if record.committed and self._live:
+            self._agent.remove(trial)  # after a reload, leaving workers may still need it: it goes with `commit`
         if self._serving()[1] is not record.to_colour:
             raise Failed(f"{self.name} does not serve {record.to_colour}, though it was told to")
 

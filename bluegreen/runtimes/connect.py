@@ -6,6 +6,8 @@ import atexit
 import hashlib
 import json
 import os
+import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -99,6 +101,19 @@ def unreachable(address: str, error: Exception) -> BluegreenError:
     )
 
 
+def sweep() -> None:
+    """The directories are gone whose socket nobody serves any more, as their command was killed."""
+    for directory in Path(tempfile.gettempdir()).glob("bluegreen-*"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(directory / "docker.sock"))
+            except ConnectionRefusedError:
+                shutil.rmtree(directory, ignore_errors=True)
+            except OSError:  # there is none (yet), or it is somebody else's
+                pass
+
+
 def _forward(address: str) -> str:
     """The address of a local socket that ssh forwards to the engine's socket on the host of `address`.
 
@@ -108,6 +123,7 @@ def _forward(address: str) -> str:
     parts = urlsplit(address)
     if not parts.hostname:
         raise BluegreenError(f"no Docker engine can be at {address}: it names no host", hint="docker context ls")
+    sweep()
     directory = tempfile.TemporaryDirectory(prefix="bluegreen-")
     atexit.register(directory.cleanup)
     local = Path(directory.name) / "docker.sock"

@@ -28,6 +28,7 @@ from bluegreen.hooks import GRACE, POLL
 from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
 from bluegreen.runtimes.confined import confined, is_root, loosened_by, unprivileged
+from bluegreen.runtimes.once import output
 from bluegreen.runtimes.session import Session
 from bluegreen.secret import Secrets
 from bluegreen.settings import SECRETS, Settings
@@ -37,6 +38,9 @@ Network = ipaddress.IPv4Network
 
 ANSWERS = 5
 """Seconds in which an engine says that it is there, if it is."""
+
+REMOVAL = 10
+"""Seconds that the engine may take to end what a run asked of it that was killed meanwhile."""
 
 
 class DockerRuntime:
@@ -216,7 +220,10 @@ class DockerRuntime:
         endpoints = self.endpoints(colour, self._settings.app.replicas)
 
         def one(index: int) -> None:
-            container = self._create(index, endpoints[index], colour, release, image, run, number, before, arguments)
+            container = self._in_free_place(
+                f"{self._service}-{colour}-{index + 1}",
+                lambda: self._create(index, endpoints[index], colour, release, image, run, number, before, arguments),
+            )
             for network in self._settings.app.networks:
                 self._client.networks.get(network).connect(container)
             self._hand_secrets(container)
@@ -474,6 +481,23 @@ class DockerRuntime:
         if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
             return {}  # what the image may have there is none of ours
         return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
+    def _in_free_place(self, name: str, create: Callable[[], Any]) -> Any:
+        """What `create` made, though the engine may still be at what a killed run asked of it last.
+
+        That was to make a container of the same name, or to remove it.
+        """
+        deadline = time.monotonic() + REMOVAL
+        while True:
+            try:
+                return create()
+            except APIError as error:
+                if error.status_code != 409 or time.monotonic() > deadline:
+                    raise
+            for container in self._containers():
+                if container.name == name:
+                    with contextlib.suppress(APIError):
+                        container.remove(force=True, v=True)
+            time.sleep(0.2)
 
     def _slot(self, colour: Colour, containers: list[Any]) -> Slot:
         # By number before time: the host's clock may have been set back.
@@ -531,14 +555,8 @@ class DockerRuntime:
                 subnet = ipaddress.ip_network(config["Subnet"], strict=False)
                 if isinstance(subnet, Network):
                     taken[f"the network {network.name}"] = subnet
-        raw: bytes = self._client.containers.run(
-            self._settings.proxy.image,
-            ["cat", "/proc/net/route"],
-            entrypoint=[],
-            network_mode="host",
-            remove=True,
-            **confined(),
-        )
+        command = ["cat", "/proc/net/route"]
+        raw = output(self._client, self._settings.proxy.image, command, of=self._service, network_mode="host")
         for line in raw.decode().splitlines()[1:]:
             device, destination, _, _, _, _, _, mask = line.split()[:8]
             route = Network((_little_endian(destination), str(ipaddress.IPv4Address(_little_endian(mask)))))

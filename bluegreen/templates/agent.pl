@@ -164,7 +164,7 @@ my %verbs = (
 );
 
 while (defined(my $line = <STDIN>)) {
-    chomp $line;
+    last unless chomp $line;    # whoever sent it died half way: half an order is none
     my ($verb, @arguments) = map { my $word = $_; $word =~ s/%(..)/chr hex $1/ge; $word } split / /, $line, -1;
     my $answer = eval { ($verbs{$verb} or die "no such verb: $verb\n")->(@arguments) };
     my $state = defined $answer ? 'ok' : 'error';

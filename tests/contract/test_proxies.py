@@ -79,9 +79,12 @@ def test_blue_then_green_is_what_is_observed_recorded_and_answered(proxies: Prox
 def test_and_back_again(proxies: ProxyBench) -> None:
     proxy = proxies.driver()
     first_switch(proxies, proxy)
-    to_green(proxies, proxy)
+    second = to_green(proxies, proxy)
     back = record(3, GREEN, BLUE, committed=True)
     proxy.switch(back, proxies.apps.upstreams)
+    state = proxies.driver().observe()
+    assert (state.colour, state.record) == (BLUE, second), "a process that dies here leaves what is taken up"
+    proxy.commit(back)
     state = proxies.driver().observe()
     assert (state.colour, state.record) == (BLUE, back)
     assert proxies.request() == VERSION[BLUE]
@@ -115,6 +118,28 @@ def test_an_uncommitted_switch_is_seen_by_a_process_that_knows_nothing(proxies: 
     assert (seen.colour, seen.record) == (GREEN, second)
     assert seen.record
     assert not seen.record.committed
+
+
+def test_a_note_stands_in_the_record_and_nothing_is_switched_by_it(proxies: ProxyBench) -> None:
+    proxy = proxies.driver()
+    first_switch(proxies, proxy)
+    noted = record(2, BLUE, GREEN)
+    proxy.note(noted)
+    seen = proxies.driver().observe()
+    assert (seen.colour, seen.record) == (BLUE, noted)
+    assert proxies.request() == VERSION[BLUE]
+
+
+def test_a_note_ends_a_trial_that_was_left(proxies: ProxyBench) -> None:
+    """As when a run is killed between its switch back and the commit of that."""
+    proxy = proxies.driver()
+    first_switch(proxies, proxy)
+    to_green(proxies, proxy)
+    broken = proxies.apps.refusing(BLUE)
+    proxy.prepare(broken, GREEN)
+    proxy.switch(record(3, GREEN, BLUE, committed=True), broken)
+    proxies.driver().note(record(4, BLUE, GREEN))
+    assert {proxies.request()[0] for _ in range(2)} == {proxies.refused}
 
 
 def test_a_commit_stands_in_the_record_and_changes_nothing_that_is_served(proxies: ProxyBench) -> None:

@@ -145,7 +145,9 @@ def test_a_replica_that_ends_is_seen_with_its_last_words_and_stays_ended_until_i
 def test_what_is_kept_comes_back_after_a_crash(runtimes: RuntimeBench) -> None:
     runtime = runtimes.driver()
     one, _ = start(runtimes, runtime, BLUE, "v1")
+    assert runtime.slots()[BLUE].kept is False
     runtime.keep(BLUE)
+    assert runtimes.driver().slots()[BLUE].kept is True
     _listens(runtime, one)
     runtimes.crash(one)
     eventually(lambda: all(each.running for each in runtime.replicas(BLUE)), "the replica does not come back")

@@ -166,11 +166,17 @@ def test_rollback_after_a_killed_deploy_keeps_what_was_live_before_it(
     assert status["rollback"]["release"] == "v3", "a second rollback goes further back"
 
 
-def test_a_killed_first_deploy_is_taken_up_by_the_next(make_service: Make, engine: docker.DockerClient) -> None:
+def test_a_first_deploy_that_was_killed_while_it_served_goes_on_serving(
+    make_service: Make, engine: docker.DockerClient
+) -> None:
     service = make_service(bake=3600)
     killed(service, engine, "bake", "v1")
     edit(service, "seconds = 3600", "seconds = 0.5")
-    assert service.deploy("v2")["from"] is None
+    with Load(service.url, **GENTLE) as clients:
+        clients.wait_for_requests(50)
+        assert service.deploy("v2")["from"] == "v1"
+        result = clients.stop()
+    assert result.failed == 0, result.explain()
     assert list(service.containers().values()) == ["v2"]
     assert service.get().text.strip() == "version 2"
 

@@ -430,6 +430,18 @@ def test_a_container_that_does_not_run_is_told_in_words() -> None:
 
 
 @needs_perl
+@pytest.mark.parametrize("order", ["write {} new%20and%20lo", "write {} new", "remove {}"])
+def test_an_order_that_was_cut_is_not_obeyed(tmp_path: Path, order: str) -> None:
+    """As when its sender is killed in the middle of sending it."""
+    file = tmp_path / "file"
+    file.write_text("old")
+    program = resources.files("bluegreen").joinpath("templates/agent.pl").read_text()
+    ran = subprocess.run(["perl", "-e", program], input=order.format(file).encode(), capture_output=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == (b"", b"")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "old"
+
+
 def test_the_program_is_perl_that_compiles_without_a_warning() -> None:
     program = resources.files("bluegreen").joinpath("templates/agent.pl").read_text()
     done = subprocess.run(["perl", "-wc", "-e", program], capture_output=True, text=True)

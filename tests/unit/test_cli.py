@@ -367,7 +367,8 @@ def test_a_report_that_cannot_be_made_or_written_does_not_change_the_outcome(
         assert ran.code == 0
         assert "the report could not be written" in ran.err
     monkeypatch.setattr("bluegreen.report.render", lambda receipt: receipt["no such thing"])
-    assert "the report could not be written to new.html: 'no such thing'" in shell.deploy("v2", "--report", "new.html").err
+    ran = shell.deploy("v2", "--report", "new.html")
+    assert "the report could not be written to new.html: 'no such thing'" in ran.err
     shell.world.answers["v3"] = lambda: Answer(503, "")
     assert shell.deploy("v3", "--report", "new.html").code == 1
     assert sorted(os.listdir(shell.directory)) == ["bluegreen.toml", "out.html"]

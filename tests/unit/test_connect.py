@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from docker.errors import DockerException
 
 from bluegreen.errors import BluegreenError
-from bluegreen.runtimes.connect import connect, unreachable
+from bluegreen.runtimes.connect import connect, sweep, unreachable
 
 # The docker SDK leaves a socket that it could not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -147,3 +148,23 @@ def test_a_host_that_ssh_cannot_reach_is_told_in_the_words_of_ssh(monkeypatch: p
     assert "-p 2222" in asked
     assert "-- deploy@example.invalid" in asked
     assert "StrictHostKeyChecking" not in asked, "host keys are checked as the user has it"
+
+
+def test_what_a_killed_command_left_of_its_way_over_ssh_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path = tmp_path / "tmp"
+    tmp_path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("bluegreen-dead", "bluegreen-alive", "bluegreen-begun", "others")
+    for name in names:
+        (tmp_path / name).mkdir()
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(tmp_path / "bluegreen-alive" / "docker.sock"))
+        alive.listen()
+        for name in ("bluegreen-dead", "others"):
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(tmp_path / name / "docker.sock"))
+        (tmp_path / "bluegreen-file").touch()
+        sweep()
+    assert {each.name for each in tmp_path.iterdir()} == {*names, "bluegreen-file"} - {"bluegreen-dead"}

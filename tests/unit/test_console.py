@@ -164,9 +164,21 @@ STATUS: dict[str, Any] = {
         "edits": None,
     },
     "unfinished": None,
+    "next": None,
     "lock": None,
     "hosts": [],
 }
+
+
+def test_a_status_says_what_was_left_and_what_the_next_run_will_do(capsys: Capture) -> None:
+    Console().status({**STATUS, "unfinished": "r7", "next": "the next deploy or rollback will go back to v1"})
+    text = shown(capsys)
+    assert "the run r7 ended before its commit" in text
+    assert "the next deploy or rollback will go back to v1" in text
+    Console().status({**STATUS, "unfinished": "r7", "next": "the next deploy will go back to v1", "lock": "ann"})
+    text = shown(capsys)
+    assert "the run r7 is under way" in text
+    assert "go back" not in text, "it is not over"
 
 
 def test_a_status_says_what_is_live_and_what_a_rollback_would_do(capsys: Capture) -> None:
@@ -186,7 +198,7 @@ def test_a_status_of_nothing(capsys: Capture) -> None:
     assert "(nginx, not running, switched live)" in text
     assert "live     nothing" in text
     assert "rollback not possible: nothing is live" in text
-    assert "the run r7 ended before its commit" in text
+    assert "the run r7 is under way" in text
     assert "locked by ann" in text
 
 

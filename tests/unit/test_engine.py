@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,14 +258,15 @@ def test_an_interrupt_at_any_point_before_the_commit_is_undone_and_after_it_chan
         settled(world)
 
 
-def test_a_second_ctrl_c_does_not_stop_the_undo() -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_does_not_stop_the_undo(second: signal.Signals) -> None:
     job = JOBS[2]
     points = job.points()
     verify = points.index("get")
 
     def twice(number: int, name: str) -> None:
         if number >= verify:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT if number == verify else second)
 
     world = job.world()
     before = world.truth("shop")
@@ -272,6 +274,21 @@ def test_a_second_ctrl_c_does_not_stop_the_undo() -> None:
     with pytest.raises(Interrupted):
         job.go(world)
     assert world.truth("shop") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_pulls_the_proxys_image_can_be_interrupted(number: signal.Signals) -> None:
+    world = World().has("v1")
+
+    def pull(reference: str) -> None:
+        signal.raise_signal(number)
+        pytest.fail("it was waited for to the end")
+
+    started = service(world)
+    started.client = SimpleNamespace(images=SimpleNamespace(pull=pull))
+    with pytest.raises(Interrupted):
+        started.deploy("v1", OPTIONS, quiet)
+    assert world.truth("shop") == World().truth("shop")
 
 
 def test_signals_go_where_they_went_before_once_a_run_is_over() -> None:
@@ -467,18 +484,91 @@ def test_a_crash_while_a_crash_is_mended_is_mended_too(job: Job) -> None:
         settled(world)
 
 
-def test_a_crash_with_an_old_release_that_died_since_needs_a_person_and_switches_nothing() -> None:
-    job = JOBS[2]
+def crashed_after_the_switch(job: Job) -> World:
+    """The job's host, on which its run was killed as it verified."""
     world = job.world()
     world.at = at(job.points().index("get"), raising(Crash()))
     with pytest.raises(Crash):
         job.go(world)
+    world.at = lambda number, name: None
+    return world
+
+
+@pytest.mark.parametrize("fate", ["dead", "removed"])
+def test_after_a_crash_what_serves_stays_if_what_was_live_before_is_gone(fate: str) -> None:
+    world = crashed_after_the_switch(JOBS[2])
+    for container in world.standing("shop"):
+        if container.release.name == "v1" and fate == "dead":
+            container.running = False
+        elif container.release.name == "v1":
+            del world.containers[container.name]
+    status = service(world).status()
+    assert status["next"] == "the next deploy or rollback will commit v2, as nothing whole is there to go back to"
+    world.at = Traffic(world, "v2", "v3", lambda number, name: None)
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v2")
+    assert receipt["steps"][0]["detail"].startswith("v2 (green) stays live: ")
+    assert served(world) == "v3"
+
+
+def test_a_rollback_after_a_crash_starts_what_was_live_again_if_it_died() -> None:
+    world = crashed_after_the_switch(JOBS[3])
+    for container in world.standing("shop"):
+        container.running = container.release.name == "v3"
+    world.at = Traffic(world, "v3", "v2", lambda number, name: None)
+    receipt = service(world).rollback(None, OPTIONS, quiet)
+    assert (receipt["result"], receipt["to"]) == ("done", "v2")
+    assert served(world) == "v2"
+
+
+def test_a_crash_after_which_neither_release_is_well_needs_a_person_and_changes_nothing() -> None:
+    world = crashed_after_the_switch(JOBS[2])
     for container in world.standing("shop"):
         container.running = container.release.name == "v2"
-    world.at = lambda number, name: None
-    with pytest.raises(NeedsPerson, match=r"v1 .* can't take the traffic back"):
+    world.answers["v2"] = lambda: Answer(500, "")
+    before = world.truth("shop")
+    with pytest.raises(NeedsPerson, match=r"no going back: v1, .*, and v2 does not answer right either"):
         service(world).deploy("v3", OPTIONS, quiet)
-    assert served(world) == "v2"
+    assert world.truth("shop") == before
+
+
+def test_after_a_crash_before_the_switch_a_deploy_goes_on_though_what_is_live_is_not_well() -> None:
+    job = JOBS[2]
+    world = job.world()
+    world.at = at(job.points().index("start:one"), raising(Crash()))
+    with pytest.raises(Crash):
+        job.go(world)
+    world.at = lambda number, name: None
+    for container in world.standing("shop"):
+        container.running = False
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v1")
+    assert served(world) == "v3"
+
+
+def test_after_a_crash_a_deploy_goes_on_when_nothing_runs_any_more() -> None:
+    world = crashed_after_the_switch(JOBS[2])
+    for container in world.standing("shop"):
+        container.running = False
+    receipt = service(world).deploy("v3", OPTIONS, quiet)
+    assert (receipt["result"], receipt["from"]) == ("done", "v2")
+    assert served(world) == "v3"
+
+
+@pytest.mark.parametrize("released", ["v1", "v2"])
+def test_what_a_person_removed_gets_no_successor_in_its_colour_before_that_is_probed(released: str) -> None:
+    world = a_world("v1")
+    world.containers.clear()
+    unproved = []
+
+    def look(number: int, name: str) -> None:
+        colour = world.proxy["shop"].colour if world.proxy else None
+        unproved.extend(each for each in world.standing("shop") if each.colour is colour and not each.proved)
+
+    world.at = look
+    assert service(world).deploy(released, OPTIONS, quiet)["result"] == "done"
+    assert unproved == []
+    assert served(world) == released
 
 
 def test_a_deploy_removes_the_images_that_are_too_far_back_and_no_other() -> None:
@@ -523,19 +613,33 @@ def test_what_a_failed_cleanup_left_is_taken_up_by_the_next_run() -> None:
     assert {each.release.name for each in world.standing("shop")} == {"v3"}
 
 
-@pytest.mark.parametrize("checks", range(9))
+def test_a_rollback_that_ends_a_killed_run_also_removes_what_the_run_before_that_had_left() -> None:
+    world = a_world("v1")
+    job = JOBS[2]
+    removal = len(job.points()) - 1 - job.points()[::-1].index("remove")
+    world.at = at(removal, raising(APIError("the engine is tired")))
+    assert job.go(world)["leftover"]
+    world.at = lambda number, name: raising(Crash())() if name == "start:not-kept" else None
+    with pytest.raises(Crash):
+        service(world).deploy("v3", OPTIONS, quiet)
+    world.at = lambda number, name: None
+    assert service(world).rollback(None, OPTIONS, quiet)["to"] == "v2"
+    assert {each.release.name for each in world.standing("shop")} == {"v2"}
+
+
+@pytest.mark.parametrize("checks", range(10))
 def test_a_run_whose_lock_is_lost_stops_before_its_next_step(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = a_world("v1")
     before = world.truth("shop")
     monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock(lost_after=checks))
-    if checks < 5:
+    if checks < 6:
         with pytest.raises(BluegreenError, match="lock on shop was lost"):
             service(world).deploy("v2", OPTIONS, quiet)
         assert world.truth("shop") == before
     else:
         receipt = service(world).deploy("v2", OPTIONS, quiet)
         assert receipt["result"] == "done"
-        assert bool(receipt["leftover"]) is (checks < 7)
+        assert bool(receipt["leftover"]) is (checks < 8)
 
 
 def test_a_run_that_finds_a_lock_does_nothing_and_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def slot(colour: Colour, name: str, *, number: int = 1, running: int = 1, wanted
     return Slot(colour, Release(name), f"shop:{name}", run or f"run-{number}", "", wanted, replicas, number)
 
 
-def record(number: int, to: Colour, *, committed: bool = True) -> SwitchRecord:
-    return SwitchRecord(number, f"run-{number}", to.other, to, committed)
+def record(number: int, to: Colour, *, committed: bool = True, run: str = "") -> SwitchRecord:
+    return SwitchRecord(number, run or f"run-{number}", to.other, to, committed)
 
 
 def observed(*slots: Slot, colour: Colour | None = None, record: SwitchRecord | None = None) -> Observed:
@@ -130,11 +130,12 @@ def test_a_colour_that_is_served_but_has_no_containers_is_not_live() -> None:
         (None, record(2, GREEN), ""),
         (slot(BLUE, "v1"), record(2, GREEN), ""),
         (slot(BLUE, "v3", number=3), record(2, GREEN), "run-3"),
-        (slot(BLUE, "v3", number=2), record(2, GREEN), ""),
+        (slot(BLUE, "v3", number=2, run="run-1"), record(2, GREEN), ""),
+        (slot(BLUE, "v3", number=2, run="run-2"), record(3, GREEN, run="run-2"), "run-2"),
         (slot(BLUE, "v1"), record(2, GREEN, committed=False), "run-2"),
         (None, record(2, GREEN, committed=False), "run-2"),
     ],
-    ids=["alone", "standby", "orphan", "as old as the switch", "uncommitted", "uncommitted, old one gone"],
+    ids=["alone", "standby", "orphan", "as old as the switch", "taken back", "uncommitted", "uncommitted, alone"],
 )
 def test_an_unfinished_run_is_known_by_the_record_or_by_what_it_started(
     idle: Slot | None, last: SwitchRecord, unfinished: str

@@ -13,7 +13,9 @@ from bluegreen.model import Colour, Endpoint, Image, Observed, ProxyState, Relea
 from bluegreen.plan import (
     REMEMBERED,
     after_recovery,
+    first,
     floor_above,
+    leftover,
     plan_deploy,
     plan_rollback,
     rollback_target,
@@ -370,6 +372,9 @@ def test_the_target_of_a_rollback(observed: Observed, name: str | None, target: 
     assert rollback_target(observed, name) == target
 
 
+V2 = slot(GREEN, "v2", 2, "v1")
+
+
 @pytest.mark.parametrize(
     ("observed", "live", "left", "number"),
     [
@@ -377,14 +382,27 @@ def test_the_target_of_a_rollback(observed: Observed, name: str | None, target: 
         (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2, committed=False), "v1", 1, 3),
         # Started and not switched.
         (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=BLUE, number=1), "v1", 1, 1),
-        # A first deploy that had switched.
-        (seen(slot(BLUE, "v1", 1), colour=BLUE, number=1, committed=False), None, 0, 2),
+        # What was live before runs no more, or is gone: what serves stays.
+        (seen(slot(BLUE, "v1", 1, running=0), V2, colour=GREEN, number=2, committed=False), "v2", 2, 2),
+        (seen(V2, colour=GREEN, number=2, committed=False), "v2", 1, 2),
+        # A first deploy that had switched, to what runs and to what runs no more.
+        (seen(slot(BLUE, "v1", 1), colour=BLUE, number=1, committed=False), "v1", 1, 1),
+        (seen(slot(BLUE, "v1", 1, running=0), colour=BLUE, number=1, committed=False), None, 0, 2),
         # A first deploy that had only started.
         (seen(slot(BLUE, "v1", 1)), None, 0, None),
         # A rollback to a standby: its containers are not this run's and stay.
         (seen(slot(BLUE, "v1", 1), slot(GREEN, "v2", 2, "v1"), colour=BLUE, number=3, committed=False), "v2", 2, 4),
     ],
-    ids=["switched", "started", "first, switched", "first, started", "rollback to standby"],
+    ids=[
+        "switched",
+        "started",
+        "old one dead",
+        "old one gone",
+        "first, switched",
+        "first, dead",
+        "first, started",
+        "rollback to standby",
+    ],
 )
 def test_what_will_be_true_once_an_unfinished_run_is_ended(
     observed: Observed, live: str | None, left: int, number: int | None
@@ -403,6 +421,42 @@ def test_the_plan_after_an_unfinished_run_begins_with_its_end() -> None:
     assert plan.steps[0].step == "recover"
     assert "run-2" in plan.steps[0].detail
     assert (plan.from_release, plan.colour, plan.number) == (release("v1"), GREEN, 4)
+
+
+@pytest.mark.parametrize(
+    ("observed", "words"),
+    [
+        (seen(V2, colour=GREEN, number=2), ""),
+        (
+            seen(slot(BLUE, "v1", 1), V2, colour=GREEN, number=2),
+            "drain and remove v1 (blue), which v2 replaced",
+        ),
+        (
+            seen(slot(BLUE, "v1", 1), V2, colour=GREEN, number=2, committed=False),
+            "go back to v1 and remove what the run had started",
+        ),
+        (seen(slot(BLUE, "v1", 1), V2, colour=BLUE, number=1), "keep v1 and remove what the run had started"),
+        (
+            seen(slot(BLUE, "v1", 1, running=0), V2, colour=GREEN, number=2, committed=False),
+            "commit v2, as nothing whole is there to go back to",
+        ),
+        (seen(slot(BLUE, "v1", 1)), "remove what it had started"),
+    ],
+    ids=["settled", "left over", "switched", "started", "old one dead", "first"],
+)
+def test_what_comes_first_is_told_in_words(observed: Observed, words: str) -> None:
+    assert first(SETTINGS, observed) == words
+
+
+def test_what_may_serve_by_another_proxy_is_not_left_over() -> None:
+    """As when proxy.listen was changed: the first switch at the new address came from nothing."""
+    record = SwitchRecord(2, "run-2", None, GREEN, committed=True)
+    observed = seen(slot(BLUE, "v1", 1, kept=True), V2, colour=GREEN, number=2)
+    assert leftover(SETTINGS, replace(observed, proxy=replace(observed.proxy, record=record))) is None
+
+
+def test_a_standby_that_is_wanted_is_not_left_over() -> None:
+    assert leftover(STANDBY, seen(slot(BLUE, "v1", 1), V2, colour=GREEN, number=2)) is None
 
 
 def test_planning_asks_nothing_and_changes_nothing() -> None:
