@@ -234,6 +234,89 @@ def status(service: Any, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many runs.")
+@as_json
+@with_service
+def history(service: Any, limit: int, as_json: bool) -> None:
+    """Show the latest runs: who did what from where, when, for how long, and what came of it."""
+    from bluegreen.console import Console
+    from bluegreen.history import line
+
+    Console(as_json=as_json).history([line(kept) for kept in service.runs()[:limit]])
+
+
+@main.command()
+@click.argument("run", required=False)
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write its page.")
+@as_json
+@with_service
+def receipt(service: Any, run: str | None, report_file: Path | None, as_json: bool) -> None:
+    """Show the receipt of RUN, or of the latest run, again."""
+    from bluegreen.console import Console
+    from bluegreen.errors import Failed
+
+    found = service.receipt(run)
+    if report_file:
+        _keep(found, None, report_file)
+    try:
+        Console(as_json=as_json).receipt(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Failed(
+            f"the receipt of {found['run']} is damaged, or of another version of bluegreen: {error!r}",
+            hint=f"bluegreen receipt {found['run']} --json",
+        ) from error
+
+
+def _colour(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    from bluegreen.model import Colour
+
+    return Colour(value) if value else None
+
+
+def _moment(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
+    from bluegreen.logs import moment
+
+    return moment(value) if value else 0.0
+
+
+colour_option = click.option("--colour", "--color", type=click.Choice(["blue", "green"]), callback=_colour)
+
+
+@main.command()
+@colour_option
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, also by a release that comes.")
+@click.option("-n", "--tail", type=click.IntRange(0), help="Only the last lines of each replica. [default: all]")
+@click.option("--since", metavar="TIME", callback=_moment, help="Only what was written since: 10m, 2h, or a time.")
+@as_json
+@with_service
+def logs(service: Any, colour: Any, follow: bool, tail: int | None, since: float, as_json: bool) -> int:
+    """Show what the replicas wrote, of both colours or of one, in order of time."""
+    from bluegreen import logs as reading
+    from bluegreen.console import Console
+
+    console = Console(as_json=as_json)
+    try:
+        for line in (reading.follow if follow else reading.read)(service.runtime, colour, tail=tail, since=since):
+            console.written(line)
+    except KeyboardInterrupt:
+        return Interrupted.exit_code  # how following ends is nothing to complain of
+    return 0
+
+
+@main.command("exec", context_settings={"allow_interspersed_args": False})
+@colour_option
+@click.option("--replica", "number", type=click.IntRange(1), metavar="N", help="Only in this one. [default: in all]")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@with_service
+def exec_(service: Any, colour: Any, number: int | None, command: tuple[str, ...]) -> int:
+    """Run COMMAND in the replicas of what is live, or of a colour. Ends with the code of the first that failed."""
+    from bluegreen.console import Console
+
+    code: int = service.execute(command, Console().output, colour=colour, number=number)
+    return code
+
+
+@main.command()
 @click.option("--seconds", type=float, help="End after so long. [default: at Ctrl-C]")
 @click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), default=20.0, help="Requests a second.")
 @as_json

@@ -16,6 +16,7 @@ from bluegreen.words import indent, plain
 
 if TYPE_CHECKING:
     from bluegreen.doctor import Finding
+    from bluegreen.logs import Source, Written
 
 MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", "leftover": "!"}
 COLOURS = {"done": "green", "failed": "red", "undone": "yellow", "undo-failed": "red", "leftover": "yellow"}
@@ -144,6 +145,37 @@ class Console:
             self.line(f"  next     {status['next']}")
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
+
+    def history(self, runs: Sequence[dict[str, Any]]) -> None:
+        if self.as_json:
+            self._json(runs)
+            return
+        for run in runs:
+            if run["damaged"]:
+                self.line(f"{run['run']}  damaged")
+                continue
+            mark = {"done": "✓", "undone": "↩"}.get(str(run["result"]), "✗")
+            took = "" if run["seconds"] is None else f" in {run['seconds']:.1f} s"
+            what = f"{run['action']} {run['from'] or 'nothing'} → {run['to']}: {run['result']}{took}"
+            saw = f", {run['failed']} of {run['requests']} requests failed" if run["requests"] else ""
+            when = str(run["started"])[:19].replace("T", " ")
+            self.line(f"{run['run']}  {when}  {mark} " + " ".join(f"{what}{saw}, {run['who']}".split()))
+            if run["reason"]:
+                self.line("    " + str(run["reason"]).partition("\n")[0])
+        if not runs:
+            self.line("no run is kept")
+
+    def written(self, line: Written) -> None:
+        """A line of a replica."""
+        if self.as_json:
+            source = line.source
+            self._json({"at": line.at, "release": source.release, "replica": source.replica, "line": line.text})
+        else:
+            self.output(line.source, line.text)
+
+    def output(self, source: Source, text: str, is_error: bool = False) -> None:
+        colour = "blue" if source.replica.startswith("blue") else "green"
+        click.echo(f"{click.style(str(source), fg=colour)} | {text}", err=is_error)
 
     def findings(self, findings: Sequence[Finding]) -> None:
         if self.as_json:

@@ -294,3 +294,11 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
     at: float = 0.0
     """When it began, in seconds from the run's start."""
+
+
+@dataclass(frozen=True, order=True)
+class Line:
+    """A line that a replica wrote. `at` is the engine's time (ISO 8601 of one length, so that it sorts)."""
+
+    at: str
+    text: str

@@ -9,7 +9,7 @@ import difflib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,8 +19,9 @@ from typing import Any
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
+from bluegreen import metrics, notify, prune
 from bluegreen import plan as planning
-from bluegreen import prune
+from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
 from bluegreen.engine import Interrupts, call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
@@ -32,8 +33,10 @@ from bluegreen.gitlab import (
     prune_tags,
     records_itself,
 )
+from bluegreen.history import History, Kept
 from bluegreen.hooks import Output, call_here, conclude
 from bluegreen.lock import Holder, Lock
+from bluegreen.logs import Source, run_in
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
@@ -86,6 +89,10 @@ class Service:
     registry: Registry | None = None
     project: Project | None = None
     """The GitLab project that deployments are recorded in."""
+    history: History | None = None
+    """The receipts that are kept with the service."""
+    webhooks: dict[str, str] = field(default_factory=dict)
+    """The webhooks that are told of runs; see `notify.find`."""
     events: list[Event] = field(default_factory=list)
     start: Start | None = None
     """When the last run began."""
@@ -112,6 +119,8 @@ class Service:
         secrets = cache(partial(read_secrets, settings, project))
         runtime = DockerRuntime(client, settings, secrets)
         service = cls(settings, client, runtime, driver, registry, project, secrets=secrets)
+        service.history = History(client, settings.service, settings.proxy.image)
+        service.webhooks = notify.find(settings)
         try:
             yield service
         except (DockerException, RequestException) as error:
@@ -246,6 +255,25 @@ class Service:
             "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
         }
 
+    def runs(self) -> list[Kept]:
+        """What is kept of the latest runs, the latest first."""
+        return self.history.runs() if self.history else []
+
+    def receipt(self, run: str | None) -> dict[str, Any]:
+        """The receipt of a run, or of the latest one. Raises Failed if none is kept, or it is damaged."""
+        found = [kept for kept in self.runs() if run in (None, kept.run)]
+        if not found:
+            what = f"no run {run}" if run else "no run"
+            raise Failed(f"{what} is kept in the history of {self.settings.service}", hint="bluegreen history")
+        receipt = found[0].receipt
+        if receipt is None:
+            raise Failed(f"all that is kept of {self.settings.service} is damaged", hint="bluegreen history")
+        return receipt
+
+    def execute(self, command: Sequence[str], emit: Callable[[Source, str, bool], None], **which: Any) -> int:
+        """The command has run in the replicas of what is live; see `logs.run_in`."""
+        return run_in(self.runtime, observe(self.runtime, self.proxy), command, emit, **which)
+
     def render_proxy(self) -> str:
         """The service's file of the proxy as the settings want it, with what is live in use; blue before the first run.
 
@@ -294,8 +322,8 @@ class Service:
         with self._locked("down", options, emit) as lock:
             self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
-            gone += self.runtime.remove_one_shots()
-            return [*gone, *self.proxy.remove(), *self.runtime.remove_network()]
+            gone += [*self.runtime.remove_one_shots(), *self.proxy.remove(), *self.runtime.remove_network()]
+            return [*gone, *(self.history.remove() if self.history else [])]
 
     def _run(
         self,
@@ -343,7 +371,7 @@ class Service:
                     self._finish(observed, lock, tell)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
-                    return self._receipt(run_id, plan, "done", observed)
+                    return self._told(self._receipt(run_id, plan, "done", observed), tell)
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, self._finish(observed, lock, tell), observed)
@@ -463,8 +491,20 @@ class Service:
             **more,
         )
 
+    def _told(self, receipt: dict[str, Any], tell: Emit, witness: Witness | None = None) -> dict[str, Any]:
+        """The receipt, once everybody who is to be told of the run has been. Whoever can't be is only a warning."""
+        listeners: dict[str, Callable[[], object]] = {}
+        if self.history:
+            listeners["history"] = partial(self.history.keep, receipt)
+        listeners |= notify.listeners(self.webhooks, self.settings, receipt)
+        if self.start:
+            records = witness.records if witness else list
+            listeners |= metrics.listeners(self.settings, receipt, self.start.clock, records)
+        tell_all(listeners, lambda who, words: tell(Event(who, "progress", self.runtime.name, detail=words)))
+        return receipt
+
     def _receipt_of(self, run: Run, result: str, reason: str = "") -> dict[str, Any]:
-        return self._receipt(
+        receipt = self._receipt(
             run.id,
             run.plan,
             result,
@@ -478,6 +518,7 @@ class Service:
             warnings=run.warnings,
             reason=reason,
         )
+        return self._told(receipt, run.emit, run.witness)
 
     def _witness(self, plan: Plan, observed: Observed) -> Witness:
         """A witness that is at work if there is somebody to answer. Raises Failed if it can't reach the proxy."""

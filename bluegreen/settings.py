@@ -43,7 +43,10 @@ VARIABLE = "BLUEGREEN_CONFIG"
 
 _TEMPLATE = Path(__file__).with_name("templates") / FILE
 _SHOWN = 40
-_SECRET = (("app", "env"), ("app", "secrets"), ("image", "args"), ("vip", "auth_pass"))
+_SECRET = (
+    *(("app", "env"), ("app", "secrets"), ("image", "args")),
+    *(("notify", "webhook"), ("notify", "slack"), ("vip", "auth_pass")),
+)
 """Tables whose values are never shown in a message."""
 
 _SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
@@ -61,6 +64,7 @@ _ENVIRONMENT = r"[A-Za-z0-9_.-](?:[A-Za-z0-9_. /-]{0,253}[A-Za-z0-9_.-])?"
 _PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
 _PLACEHOLDER = re.compile(r"\{(release|number)\}")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+_INFLUX_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_. /@-]{0,62}[A-Za-z0-9_])?"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -239,6 +243,26 @@ def _url(value: str) -> str:
     if not match or "?" in path:
         raise ValueError(f'{_shown(value)} is not an address such as "http://127.0.0.1:8080"')
     return f"{match[1]}://{_authority(match[2])}{_path(path) if path else ''}"
+
+
+def _secret_url(value: str) -> str:
+    """An address that may hold a secret, and so is never shown."""
+    match = re.fullmatch(r"https?://([^/?]*)(/.*)?", value)
+    try:
+        if not match or len(value) > 2000 or not _PATH.fullmatch(match[2] or "/"):
+            raise ValueError
+        _authority(match[1])
+    except ValueError:
+        raise ValueError('is not an address such as "https://chat.example.com/hooks/abc"') from None
+    return value
+
+
+def check_secret_url(value: str, name: str) -> str:
+    """`value`, which the variable `name` has. Raises SettingsError, which does not show it, if it is no address."""
+    try:
+        return _secret_url(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def _repository(value: str) -> str:
@@ -654,14 +678,15 @@ class LoggingTable(Table):
     )
     options: dict[Annotated[str, _matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "an option's name")], Value] = Field(
         default_factory=dict,
-        description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3.",
+        description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3; for fluentd,"
+        " fluentd-async true, as nothing starts without a fluentd else.",
     )
 
     @property
     def wanted(self) -> dict[str, str]:
         """The options that the engine is given."""
-        rotated = self.driver in ("json-file", "local")
-        return {**(LOG_OPTIONS if rotated else {}), **self.options}
+        defaults = {"json-file": LOG_OPTIONS, "local": LOG_OPTIONS, "fluentd": {"fluentd-async": "true"}}
+        return {**defaults.get(self.driver, {}), **self.options}
 
 
 class SecretTable(Table):
@@ -1504,6 +1529,58 @@ class VipTable(Table):
         return value
 
 
+class NotifyTable(Table):
+    """Who is told how a run ended."""
+
+    webhook: Annotated[str, AfterValidator(_secret_url)] = Field(
+        default="", validate_default=False, repr=False, description="An address to which JSON is posted."
+    )
+    slack: Annotated[str, AfterValidator(_secret_url)] = Field(
+        default="",
+        validate_default=False,
+        repr=False,
+        description="An incoming webhook of Slack, or of a chat that takes the same, such as Mattermost.",
+    )
+    on: Annotated[tuple[Literal["done", "undone", "failed"], ...], _List, AfterValidator(_distinct)] = Field(
+        default=("done", "undone", "failed"), description="Which ends they are told of."
+    )
+
+
+class MetricsTable(Table):
+    """Where the figures of every run go."""
+
+    influxdb: Annotated[str, AfterValidator(_url)] = Field(
+        default="", validate_default=False, description="The address of an InfluxDB. Default: none."
+    )
+    database: Annotated[str, _matching(_INFLUX_NAME, "the name of a database")] = Field(
+        default="fluentdb", description="Its database (InfluxDB 1.x), which is made if it is not there."
+    )
+    user: Annotated[str, _matching(_INFLUX_NAME, "the name of a user")] = Field(
+        default="", validate_default=False, description="Its user, whose password is in BLUEGREEN_INFLUXDB_PASSWORD."
+    )
+    bucket: Annotated[str, _matching(_INFLUX_NAME, "the name of a bucket")] = Field(
+        default="",
+        validate_default=False,
+        description="A bucket (InfluxDB 2.x), whose token is in BLUEGREEN_INFLUXDB_TOKEN; database and user are then"
+        " not used.",
+    )
+    org: Annotated[str, _matching(_INFLUX_NAME, "the name of an organization")] = Field(
+        default="", validate_default=False, description="The organization that the bucket is in."
+    )
+    textfile: Annotated[str, _matching(r"[^\x00-\x1f]{1,1000}\.prom", 'a file whose name ends with ".prom"')] = Field(
+        default="",
+        validate_default=False,
+        description="A file for the textfile collector of Prometheus's node exporter, on the machine that deploys.",
+    )
+
+    @field_validator("org")
+    @classmethod
+    def _of_a_bucket(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("bucket", "x"):
+            raise ValueError("goes with metrics.bucket only")
+        return value
+
+
 class Settings(Table):
     """All of bluegreen.toml, checked. Two with the same content, root and file are equal."""
 
@@ -1529,6 +1606,8 @@ class Settings(Table):
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
     vip: VipTable | None = Field(default=None, description="The address that this load balancer shares with another.")
     hooks: HooksTable = Field(default_factory=HooksTable)
+    notify: NotifyTable = Field(default_factory=NotifyTable)
+    metrics: MetricsTable = Field(default_factory=MetricsTable)
 
     _root: Path = PrivateAttr(default_factory=Path)
     _file: Path | None = PrivateAttr(default=None)

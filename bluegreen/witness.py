@@ -588,6 +588,10 @@ class Witness:
         """The requests sent from then on (`time.monotonic`) that got an answer, of whatever status."""
         return [record for record in self._tally.records() if record.sent >= since and record.outcome.status]
 
+    def records(self) -> list[Record]:
+        """The requests that are remembered: at least the last 100,000."""
+        return self._tally.records()
+
     def live_counts(self) -> dict[str, int]:
         """How many answers each release has given so far, and how many requests have `failed`."""
         return {**self._by_release(), "failed": self._tally.totals()["failed"]}

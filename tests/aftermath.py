@@ -19,14 +19,15 @@ GENTLE = {"keepalive": 8, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate":
 
 
 def things(engine: docker.DockerClient, service: TestService) -> set[str]:
-    """The containers (with their ids), networks and volumes of the service and of its proxy."""
+    """The containers (with their ids), networks and volumes of the service and of its proxy, but not its history."""
     names = {
         *(f"container {each.name} {each.short_id}" for each in engine.containers.list(all=True, ignore_removed=True)),
         *(f"network {each.name}" for each in engine.networks.list()),
         *(f"volume {each.name}" for each in engine.volumes.list()),
     }
     address = f"-127.0.0.1-{service.port}"
-    return {name for name in names if f"{service.name}-" in f"{name.split()[1]}-" or address in name}
+    mine = {name for name in names if f"{service.name}-" in f"{name.split()[1]}-" or address in name}
+    return {name for name in mine if "bluegreen-history-" not in name}
 
 
 def edit(service: TestService, old: str, new: str) -> None:

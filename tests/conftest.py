@@ -54,6 +54,9 @@ def free_port(worker_id: str) -> Callable[[], int]:
 
 _taken: set[int] = set()
 
+LABELS = ("bluegreen.service", "bluegreen.lock", "bluegreen.history")
+"""Which labels name the service that a container belongs to."""
+
 
 def _is_free(port: int, taken: set[int]) -> bool:
     if port in taken:
@@ -74,7 +77,9 @@ def _lock(name: str) -> Path:
 def sweep(client: docker.DockerClient) -> None:
     """What a run that was killed has left behind is gone; only names that tests give are touched."""
     for container in client.containers.list(all=True, ignore_removed=True):
-        service = container.labels.get("bluegreen.service") or container.labels.get("bluegreen.lock") or ""
+        service = next(
+            (container.labels[label] for label in LABELS if container.labels.get(label)), ""
+        )
         port = container.name.rpartition("-")[2]
         proxy = "bluegreen.proxy" in container.labels and port.isdigit() and int(port) in PORTS
         if service.startswith(PREFIX) or proxy or "bluegreen.test" in container.labels:
@@ -89,6 +94,7 @@ def sweep(client: docker.DockerClient) -> None:
     remove_images(client, lambda server: (port := server.rpartition(":")[2]).isdigit() and int(port) in PORTS)
     for volume in client.volumes.list():
         port = volume.name.rpartition("-")[2]
-        if volume.name.startswith("bluegreen-proxy-") and port.isdigit() and int(port) in PORTS:
+        mine = volume.name.startswith("bluegreen-proxy-") and port.isdigit() and int(port) in PORTS
+        if mine or volume.name.startswith(f"bluegreen-history-{PREFIX}-"):
             with contextlib.suppress(docker.errors.APIError):
                 volume.remove(force=True)

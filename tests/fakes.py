@@ -18,6 +18,7 @@ from bluegreen.model import (
     Counts,
     Endpoint,
     Image,
+    Line,
     OneShot,
     ProxyState,
     Release,
@@ -32,7 +33,9 @@ from bluegreen.runtimes.session import SessionEnded
 from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
-ASKING_ENGINE = {"slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "digest"}
+ASKING_ENGINE = {
+    *("slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "lines", "run", "digest"),
+}
 ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
@@ -349,6 +352,29 @@ class FakeRuntime:
         with self._process.call("log"):
             found = self._world.containers.get(replica.name)
             return "\n".join(found.lines[-lines:]) if found else ""
+
+    def lines(
+        self, replica: Replica, *, follow: bool = False, tail: int | None = None, since: float = 0
+    ) -> Iterator[Line]:
+        with self._process.call("lines"):
+            found = self._world.containers.get(replica.name)
+            lines = list(enumerate(found.lines)) if found and _replica(found).id == replica.id else []
+            for number, text in lines[len(lines) - tail :] if tail is not None else lines:
+                yield Line(f"2024-05-01T12:00:{number:02}.000000000Z", text)
+
+    def run(self, replica: Replica, command: Sequence[str], emit: Callable[[str, bool], None]) -> int:
+        """Knows `echo WORDS...` and `false`."""
+        with self._process.call("run"):
+            if not any(each.name == replica.name and each.running for each in self._world.containers.values()):
+                raise Failed(f"{replica.name}: it is not running")
+            program, *words = command
+            if program == "echo":
+                emit(" ".join(words), False)
+                return 0
+            if program == "false":
+                return 1
+            emit(f"{program}: not found", True)
+            return 127
 
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         with self._process.call("remove"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from bluegreen.model import Colour, Endpoint, Image, OneShot, Release, Replica, Slot
+from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot
 from bluegreen.prune import Found
 
 
@@ -60,6 +60,18 @@ class Runtime(Protocol):
 
     def log(self, replica: Replica, lines: int = 15) -> str:
         """The last lines that the replica wrote."""
+
+    def lines(
+        self, replica: Replica, *, follow: bool = False, tail: int | None = None, since: float = 0
+    ) -> Iterator[Line]:
+        """What the replica wrote: its last `tail` lines, since that time (of `time.time`), and, if told to `follow`,
+        what it writes until it ends. None of a replica that is gone."""
+
+    def run(self, replica: Replica, command: Sequence[str], emit: Callable[[str, bool], None]) -> int:
+        """The command has run in the replica; its exit code. `emit` has had each line, and whether it is an error's.
+
+        Raises Failed if it can't be begun.
+        """
 
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         """The colour's replicas (of that run only, if given) have ended, in the time that the settings give them,

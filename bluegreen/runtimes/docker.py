@@ -7,22 +7,25 @@ import io
 import ipaddress
 import json
 import os
+import struct
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool, Mount
+from docker.utils.socket import STDERR, STDOUT
 from requests import RequestException
+from urllib3.exceptions import HTTPError
 
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
 from bluegreen.hooks import GRACE, POLL
-from bluegreen.model import Colour, Endpoint, Image, OneShot, Release, Replica, Slot, Source
+from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
 from bluegreen.runtimes.confined import confined, is_root, loosened_by, unprivileged
 from bluegreen.runtimes.once import output
@@ -259,6 +262,46 @@ class DockerRuntime:
         except DockerException:
             return ""
         return plain(raw.decode(errors="replace")).strip()
+
+    def lines(
+        self, replica: Replica, *, follow: bool = False, tail: int | None = None, since: float = 0
+    ) -> Iterator[Line]:
+        options: dict[str, Any] = {"since": since} if since else {}
+        try:
+            pieces = self._client.api.logs(
+                replica.id, stream=True, follow=follow, timestamps=True, tail="all" if tail is None else tail, **options
+            )
+        except NotFound:
+            return
+        lines = Lines()
+        with contextlib.closing(pieces), _whole_answer():
+            for piece in pieces:
+                yield from map(_stamped, lines.add(piece))
+            yield from map(_stamped, lines.rest())
+
+    def run(self, replica: Replica, command: Sequence[str], emit: Callable[[str, bool], None]) -> int:
+        api = self._client.api
+        outputs = {STDOUT: Lines(), STDERR: Lines()}
+        try:
+            run = api.exec_create(replica.id, list(command))["Id"]
+            # Not exec_start, whose socket lacks what came in one piece with the answer's head.
+            url, how = api._url("/exec/{0}/start", run), {"Detach": False, "Tty": False}
+            response = api._post_json(url, data=how, stream=True, timeout=None)
+            api._raise_for_status(response)
+            with contextlib.closing(response), _whole_answer():
+                while len(head := response.raw.read(8)) == 8:
+                    kind, length = struct.unpack(">BxxxL", head)
+                    for line in outputs[kind].add(response.raw.read(length)):
+                        emit(plain(line), kind == STDERR)
+            code = api.exec_inspect(run)["ExitCode"]
+        except APIError as error:
+            raise Failed(f"{replica.name}: {plain(str(error.explanation or error))}") from error
+        for kind, lines in outputs.items():
+            for line in lines.rest():
+                emit(plain(line), kind == STDERR)
+        if code is None:
+            raise Failed(f"{replica.name}: the engine lost {command[0]}, which may still be running")
+        return int(code)
 
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         def one(container: Any) -> None:
@@ -531,6 +574,41 @@ class DockerRuntime:
         for owner, other in self._taken().items():
             if subnet.overlaps(other):
                 raise SettingsError(f"network.subnet: {subnet} overlaps {owner} ({other})", hint="choose another")
+
+
+class Lines:
+    """Pieces of an output put together to lines."""
+
+    LIMIT = 1 << 20
+    """Bytes after which a line ends that has no end."""
+
+    def __init__(self) -> None:
+        self._begun = b""
+
+    def add(self, piece: bytes) -> list[str]:
+        """The lines that have ended with this piece."""
+        *whole, self._begun = (self._begun + piece).split(b"\n")
+        if len(self._begun) > self.LIMIT:
+            whole, self._begun = [*whole, self._begun], b""
+        return [line.decode(errors="replace") for line in whole]
+
+    def rest(self) -> list[str]:
+        """The line that was begun, if there is one."""
+        return self.add(b"\n") if self._begun else []
+
+
+@contextlib.contextmanager
+def _whole_answer() -> Iterator[None]:
+    """Raises Failed if the engine's answer, which is read inside, breaks off."""
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise Failed(f"the engine's answer broke off: {error}", hint="is it running? try: docker info") from error
+
+
+def _stamped(line: str) -> Line:
+    at, _, text = line.partition(" ")
+    return Line(at, plain(text))
 
 
 def _before(labels: Mapping[str, str]) -> tuple[Release, ...]:

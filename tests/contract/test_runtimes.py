@@ -242,6 +242,38 @@ def test_what_another_service_runs_or_may_go_back_to_is_needed(runtimes: Runtime
     assert release(runtimes, "v1").digest in other.needed_elsewhere()
 
 
+def test_what_a_replica_wrote_can_be_read_line_by_line(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    replica = start(runtimes, runtime, BLUE, "v1")[0]
+    _listens(runtime, replica)
+    lines = list(runtime.lines(replica))
+    assert [line.text for line in lines] == runtime.log(replica).splitlines()
+    assert [line.at for line in lines] == sorted(line.at for line in lines)
+    assert all(len(line.at) == len("2024-05-01T12:00:00.000000000Z") for line in lines)
+    assert list(runtime.lines(replica, tail=1)) == lines[-1:]
+    assert list(runtime.lines(replica, tail=0)) == []
+    runtime.remove(BLUE)
+    assert list(runtime.lines(replica)) == []
+
+
+def test_a_command_runs_in_a_replica(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    replica = start(runtimes, runtime, BLUE, "v1")[0]
+    said: list[tuple[str, bool]] = []
+
+    def run(*command: str) -> int:
+        said.clear()
+        return runtime.run(replica, command, lambda line, is_error: said.append((line, is_error)))
+
+    assert (run("echo", "a", "b c"), said) == (0, [("a b c", False)])
+    assert (run("false"), said) == (1, [])
+    assert run("no-such-program") in (126, 127)
+    assert "no-such-program" in said[0][0]
+    runtime.remove(BLUE)
+    with pytest.raises(Failed, match=replica.name):
+        run("echo")
+
+
 def job(bench: RuntimeBench, script: str, *, run: str = "run-1", timeout: float = 60) -> OneShot:
     wanted = release(bench, "v1")
     told = {"BLUEGREEN_HOOK": "pre_deploy"}

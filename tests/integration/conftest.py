@@ -119,8 +119,9 @@ _numbers = itertools.count(1)
 
 def remove_all(engine: docker.DockerClient, service: TestService) -> None:
     """Nothing of the service is left, whatever the test did to it."""
-    at_port = f"127.0.0.1-{service.port}"
-    for name in (f"bluegreen-lock-{service.name}", f"bluegreen-proxy-{at_port}", f"bluegreen-filler-{at_port}"):
+    at_port, history = f"127.0.0.1-{service.port}", f"bluegreen-history-{service.name}"
+    proxy = f"bluegreen-proxy-{at_port}"
+    for name in (f"bluegreen-lock-{service.name}", proxy, f"bluegreen-filler-{at_port}", history):
         with contextlib.suppress(docker.errors.APIError):
             engine.containers.get(name).remove(force=True, v=True)
     for container in engine.containers.list(
@@ -131,5 +132,6 @@ def remove_all(engine: docker.DockerClient, service: TestService) -> None:
     for name in (f"bluegreen-net-{service.name}", f"bluegreen-edge-127.0.0.1-{service.port}"):
         with contextlib.suppress(docker.errors.APIError):
             engine.networks.get(name).remove()
-    with contextlib.suppress(docker.errors.APIError):
-        engine.volumes.get(f"bluegreen-proxy-127.0.0.1-{service.port}").remove(force=True)
+    for name in (proxy, history):
+        with contextlib.suppress(docker.errors.APIError):
+            engine.volumes.get(name).remove(force=True)

@@ -274,15 +274,17 @@ def contained(
     write_settings(service, listen)
     yield service
     slug = listen.replace(":", "-")
-    leftovers = [*service.ran, f"bluegreen-lock-{name}", f"bluegreen-proxy-{slug}", *service.containers()]
+    history = f"bluegreen-history-{name}"
+    leftovers = [*service.ran, f"bluegreen-lock-{name}", f"bluegreen-proxy-{slug}", history, *service.containers()]
     for each in leftovers:
         with contextlib.suppress(docker.errors.APIError):
             engine.containers.get(each).remove(force=True, v=True)
     for network in (f"bluegreen-net-{name}", f"bluegreen-edge-{slug}"):
         with contextlib.suppress(docker.errors.APIError):
             engine.networks.get(network).remove()
-    with contextlib.suppress(docker.errors.APIError):
-        engine.volumes.get(f"bluegreen-proxy-{slug}").remove(force=True)
+    for volume in (f"bluegreen-proxy-{slug}", history):
+        with contextlib.suppress(docker.errors.APIError):
+            engine.volumes.get(volume).remove(force=True)
 
 
 INSTALLED = {

@@ -47,8 +47,8 @@ timeout = "1s"
 seconds = 0
 """
 COMMANDS = [
-    *("build", "deploy", "doctor", "down", "gitlab", "init", "login"),
-    *("proxy", "prune", "push", "rollback", "status", "watch"),
+    *("build", "deploy", "doctor", "down", "exec", "gitlab", "history", "init", "login", "logs"),
+    *("proxy", "prune", "push", "receipt", "rollback", "status", "watch"),
 ]
 PROXY = ["boot", "reload", "render", "status"]
 
@@ -202,6 +202,12 @@ def test_the_module_is_a_program_and_a_quick_one() -> None:
         ["rollback", "v2 x"],
         ["build", "ü"],
         ["watch", "--rate", "0"],
+        ["logs", "--since", "soon"],
+        ["logs", "--colour", "red"],
+        ["logs", "--tail", "-1"],
+        ["exec"],
+        ["exec", "--replica", "0", "true"],
+        ["exec", "--fast", "true"],
         ["status", "now"],
         ["gitlab", "render"],
         ["gitlab", "render", "--domain", "a'b"],

@@ -1176,3 +1176,60 @@ def test_an_unfinished_run_is_ended_whatever_a_person_has_edited_since_and_that_
     told: list[Event] = []
     assert service(world).deploy("v3", OPTIONS, told.append)["from"] == "v1"
     assert any("+gzip on;" in event.detail for event in told)
+
+
+# Who is told of a run
+
+
+class Memory:
+    """A history that remembers, or breaks."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self.held: list[bool] = []
+        self.lock = FakeLock()
+        self._error = error
+
+    def keep(self, receipt: dict[str, Any]) -> None:
+        self.held.append(self.lock.held)
+        if self._error:
+            raise self._error
+        self.kept.append(receipt)
+
+
+def remembering(world: World, memory: Any, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setattr("bluegreen.service.Lock", lambda *_: memory.lock)
+    found = service(world)
+    found.history = memory
+    return found
+
+
+def test_a_run_is_kept_in_the_history_under_the_lock_however_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, memory = a_world("v1"), Memory()
+    receipt = remembering(world, memory, monkeypatch).deploy("v2", OPTIONS, quiet)
+    assert memory.kept == [receipt]
+    world.lives["v3"] = 0
+    with pytest.raises(Failed) as caught:
+        remembering(world, memory, monkeypatch).deploy("v3", OPTIONS, quiet)
+    assert memory.kept == [receipt, caught.value.receipt]
+    remembering(world, memory, monkeypatch).deploy("v2", OPTIONS, quiet)
+    assert len(memory.kept) == 2, "nothing was to be done"
+    assert memory.held == [True, True]
+
+
+def test_a_history_that_cannot_be_written_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, memory = a_world("v1"), Memory(APIError("no space left"))
+    events: list[Event] = []
+    receipt = remembering(world, memory, monkeypatch).deploy("v2", OPTIONS, events.append)
+    assert receipt["result"] == "done"
+    assert (events[-1].step, events[-1].state) == ("history", "progress")
+    assert "no space left" in events[-1].detail
+    world.lives["v3"] = 0
+    with pytest.raises(Failed) as caught:
+        remembering(world, memory, monkeypatch).deploy("v3", OPTIONS, quiet)
+    assert "v2 still serves" in caught.value.message
+
+
+def test_without_a_receipt_in_the_history_that_is_said() -> None:
+    with pytest.raises(Failed, match="no run is kept"):
+        service(a_world()).receipt(None)

@@ -102,6 +102,12 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("image.repository", "localhost/a__b-c.d", "localhost/a__b-c.d"),
         ("image.target", "run-time", "run-time"),
         ("image.args", {"A": "{{ '\n\" }}"}, {"A": "{{ '\n\" }}"}),
+        ("notify.webhook", "https://a.test:8443/hooks/abc?token=x", "https://a.test:8443/hooks/abc?token=x"),
+        ("metrics.influxdb", "http://127.0.0.1:8086/", "http://127.0.0.1:8086"),
+        ("metrics.database", "a b", "a b"),
+        ("metrics.bucket", "team/deploys", "team/deploys"),
+        ("metrics.textfile", "/var/lib/shop.prom", "/var/lib/shop.prom"),
+        ("notify.on", ["failed"], ("failed",)),
         ("app.port", 65535, 65535),
         ("app.replicas", 50, 50),
         ("app.env", {"_a1": "\"';{}$\n"}, {"_a1": "\"';{}$\n"}),
@@ -1068,6 +1074,8 @@ def test_a_log_is_rotated_where_it_is_written_to_the_engines_disk() -> None:
         ({}, {"max-size": "10m", "max-file": "3"}),
         ({"driver": "local", "options": {"max-file": "9"}}, {"max-size": "10m", "max-file": "9"}),
         ({"driver": "journald", "options": {"tag": "shop"}}, {"tag": "shop"}),
+        ({"driver": "fluentd", "options": {"tag": "shop"}}, {"fluentd-async": "true", "tag": "shop"}),
+        ({"driver": "fluentd", "options": {"fluentd-async": "false"}}, {"fluentd-async": "false"}),
     ):
         assert parse(having("app.logging", logging)).app.logging.wanted == wanted
 
@@ -1091,3 +1099,26 @@ def test_what_loosens_the_confinement_changes_the_hash() -> None:
 def test_a_release_is_what_a_body_is_filled_with() -> None:
     release = dataclasses.replace(Release("v{number}"), digest="sha256:1")
     assert parse(having("probe.body", "{release}")).expected_body(release) == "v{number}"
+
+
+@pytest.mark.parametrize("key", ["webhook", "slack"])
+@pytest.mark.parametrize("value", ["", "secret", "ftp://secret/", "http:///secret", "http://a.test/secret x", 7])
+def test_an_address_that_may_be_a_secret_is_not_shown(key: str, value: object) -> None:
+    words = refused(f"notify.{key}", value)
+    assert words in ("must be a string", 'is not an address such as "https://chat.example.com/hooks/abc"')
+
+
+def test_who_is_told_does_not_change_what_a_release_is() -> None:
+    assert parse(having("notify.slack", "https://a.test/b")).hash == parse(LEAST).hash
+    assert refused("notify.on", ["sometimes"]).startswith("must be 'done', 'undone' or 'failed'")
+    assert "is there twice" in refused("notify.on", ["done", "done"])
+
+
+def test_the_figures_go_to_a_database_or_to_a_bucket() -> None:
+    assert at("metrics.database", "fluentdb") == "fluentdb"
+    assert refused("metrics.org", "example") == "goes with metrics.bucket only"
+    assert parse(having("metrics", {"bucket": "b", "org": "example"})).metrics.org == "example"
+    for name in ('a"', "a;b", "", " a", "a\n"):
+        assert "is not the name of a database" in refused("metrics.database", name)
+    assert "is not a file whose name ends" in refused("metrics.textfile", "/var/lib/shop.txt")
+    assert parse(having("metrics.influxdb", "http://a")).hash == parse(LEAST).hash
