@@ -82,7 +82,7 @@ def test_what_a_terminal_would_act_on_is_not_read_back() -> None:
         gzip.compress(b'{"run": "\xff"}'),
         gzip.compress(b" " * (TEXT_LIMIT + 1)),
     ],
-    ids=lambda data: repr(data[:12]),
+    ids=["empty", "plain", "cut", "half", "a list", "no name", "a path", "deep", "not UTF-8", "long"],
 )
 def test_damage_is_no_receipt(data: bytes) -> None:
     assert unpack(data) is None
