@@ -270,11 +270,13 @@ def listening(*, closes: bool) -> Iterator[str]:
                 else:
                     kept.append(connection)
 
-        threading.Thread(target=take, daemon=True).start()
+        taking = threading.Thread(target=take, daemon=True)
+        taking.start()
         try:
             yield f"http://127.0.0.1:{server.getsockname()[1]}"
         finally:
             server.shutdown(socket.SHUT_RDWR)
+            taking.join(10)  # or it could still take one, that nobody would close
             for connection in kept:
                 connection.close()
 
