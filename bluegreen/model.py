@@ -226,6 +226,12 @@ class Observed:
         return idle if idle and idle.running == idle.wanted and not self.unfinished else None
 
     @property
+    def settled_colour(self) -> Colour | None:
+        """The colour that was live before an unfinished run: in use still, or to be taken back."""
+        record = self.proxy.record
+        return record.from_colour if record and not record.committed else self.proxy.colour
+
+    @property
     def unfinished(self) -> str:
         """The run that ended before its commit and was not undone, or not to the end, if there is one."""
         record, idle = self.proxy.record, self.idle

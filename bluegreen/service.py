@@ -351,23 +351,14 @@ class Service:
         with interrupts() as state, self._locked(doing, options, tell, state, run_id) as lock:
             for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
                 tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
-            try:
-                observed = self._look(look, lock, tell)
-            except Failed as error:
-                error.message += "; nothing was changed"
-                raise
+            observed = self._look(look, lock, tell)
             if observed.unfinished:
-                unfinished, started = observed.unfinished, time.monotonic()
-                lock.check()
-                tell(Event("recover", "started", host, detail=f"the run {unfinished} ended before its commit"))
-                record = observed.proxy.record
-                before = record.from_colour if record and not record.committed else observed.proxy.colour
-                words = recover(self.settings, self.runtime, self.proxy, observed)
-                tell(Event("recover", "done", host, time.monotonic() - started, words))
-                seen, observed = observed, look()
+                unfinished, before = observed.unfinished, observed
+                words = self._recover(observed, lock, tell)
+                observed = look()
                 if not observed.proxy.edits:  # with traffic at stake they did not keep it from being mended
-                    self._tell_of_edits(seen, tell)
-                if recovery_suffices and observed.live and observed.live.colour is before:
+                    self._tell_of_edits(before, tell)
+                if recovery_suffices and observed.live and observed.live.colour is before.settled_colour:
                     self._finish(observed, lock, tell)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
@@ -429,6 +420,15 @@ class Service:
         if edits:
             words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
             tell(Event("proxy", "progress", self.runtime.name, detail=words))
+
+    def _recover(self, observed: Observed, lock: Lock, tell: Emit) -> str:
+        """The unfinished run is undone, or finished; see `recover`. Says what was done."""
+        host, started = self.runtime.name, time.monotonic()
+        lock.check()
+        tell(Event("recover", "started", host, detail=f"the run {observed.unfinished} ended before its commit"))
+        words = recover(self.settings, self.runtime, self.proxy, observed)
+        tell(Event("recover", "done", host, time.monotonic() - started, words))
+        return words
 
     def _finish(self, observed: Observed, lock: Lock, tell: Emit) -> str:
         """What a run left that ended after its commit is gone. Gives the result of a run that had only that to do."""
@@ -670,8 +670,12 @@ class Service:
             lock.release()
 
     def _look(self, look: Callable[[], Observed], lock: Lock, emit: Emit) -> Observed:
-        """What is true now; the proxy runs if there is one."""
-        observed = look()
+        """What is true now; the proxy runs if there is one. What can't be found out is said to have changed nothing."""
+        try:
+            observed = look()
+        except Failed as error:
+            error.message += "; nothing was changed"
+            raise
         if observed.proxy.running or not observed.proxy.exists:
             return observed
         lock.check()
