@@ -671,7 +671,7 @@ SECRETS = "/run/secrets"
 
 
 class LoggingTable(Table):
-    """Where the engine puts what the app writes to its outputs."""
+    """Where the engine puts what is written to the outputs."""
 
     driver: Annotated[str, _matching(r"[a-z0-9][a-z0-9_./:-]{0,127}", "a logging driver")] = Field(
         default="json-file", description="The engine's logging driver."
@@ -772,6 +772,9 @@ class AppTable(Table):
     )
     init: bool = Field(
         default=False, description="Whether the first process is the engine's init, which reaps orphans."
+    )
+    restart: Literal["always", "unless-stopped", "on-failure"] = Field(
+        default="always", description="When the engine starts a container again that has ended, from its commit on."
     )
     logging: LoggingTable = Field(default_factory=LoggingTable)
     secrets: dict[Identifier, SecretTable] = Field(
@@ -1191,6 +1194,7 @@ class ProxyTable(Table):
     read_only: bool = Field(
         default=True, description="Whether its container's root file system is read-only, from when it is made."
     )
+    logging: LoggingTable = Field(default_factory=LoggingTable, description="Of its container, from when it is made.")
     switch: Literal["auto", "reload", "live"] = Field(
         default="auto",
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",

@@ -49,6 +49,7 @@ class ProxyContainer:
         self.mode = settings.mode
         self._user = settings.user
         self._read_only = settings.read_only
+        self._logging = settings.logging
         tls = settings.tls_listen
         self._ports: dict[str, str] = {f"{TLS_PORT}/tcp": tls} if tls else {}
         if tls != self.listen:
@@ -203,7 +204,7 @@ class ProxyContainer:
             sysctls={"net.ipv4.ip_unprivileged_port_start": "0"} if low else {},
             volumes={self.name: {"bind": ROOT, "mode": "rw"}},
             restart_policy={"Name": "always"},
-            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+            log_config={"type": self._logging.driver, "config": self._logging.wanted},
             **confined(
                 user=user,
                 read_only=self._read_only,

@@ -241,7 +241,8 @@ class DockerRuntime:
         return self.replicas(colour)
 
     def keep(self, colour: Colour) -> None:
-        _each(lambda container: container.update(restart_policy={"Name": "always"}), self._containers(colour))
+        policy = {"Name": self._settings.app.restart}
+        _each(lambda container: container.update(restart_policy=policy), self._containers(colour))
 
     def has_secrets(self, colour: Colour) -> bool:
         wanted = self._secrets()
@@ -519,7 +520,7 @@ class DockerRuntime:
             number=int(labels.get("bluegreen.number", 0)),
             wanted=int(labels.get("bluegreen.wanted", 1)),
             replicas=tuple(self._replica(container) for container in containers),
-            kept=all(each.attrs["HostConfig"]["RestartPolicy"]["Name"] == "always" for each in containers),
+            kept=all(each.attrs["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no") for each in containers),
             before=_before(labels),
         )
 

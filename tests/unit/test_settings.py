@@ -122,6 +122,7 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("app.tmpfs", ["/run", "/a:size=64m,mode=1777,uid=1,exec"], ("/run", "/a:size=64m,mode=1777,uid=1,exec")),
         ("app.cap_add", ["cap_net_raw", "CHOWN", "ALL"], ("NET_RAW", "CHOWN", "ALL")),
         ("app.pids_limit", 0, 0),
+        ("app.restart", "on-failure", "on-failure"),
         ("app.logging.options", {"max-size": "1m"}, {"max-size": "1m"}),
         ("probe.path", "/a/b?c=d&e=%7b", "/a/b?c=d&e=%7b"),
         ("probe.host", "WWW.example.com:81", "www.example.com:81"),
@@ -200,6 +201,7 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         ("app.tmpfs", ["/run", "/run:exec"]),
         *(("app.cap_add", value) for value in (["NONSENSE"], [""], ["CHOWN", "CAP_CHOWN"], "ALL")),
         *(("app.pids_limit", value) for value in (-1, 1.5, "many")),
+        *(("app.restart", value) for value in ("no", "", "sometimes", True)),
         ("app.logging.driver", "../x"),
         *(("probe.path", value) for value in ("", "version", "//a", "/a b", "/a\n", "/%zz", "/{x}", "/é")),
         *(
@@ -832,8 +834,12 @@ def strings(data: dict[str, Any], above: Where = ()) -> Iterator[tuple[Where, st
 FULL = full_example()
 FILES = [f"proxy.tls.{key}" for key in ("certificate", "key", "ca")]
 """Files of this machine, which the proxy never gets the names of."""
+ELSEWHERE = (*FILES, "proxy.logging.options")
+"""What stands in no file of the proxy; the latter is the engine's."""
 PROXY_STRINGS = [
-    (path, text) for path, text in strings(FULL["proxy"], ("proxy",)) if subject._dotted(path) not in FILES
+    (path, text)
+    for path, text in strings(FULL["proxy"], ("proxy",))
+    if not subject._dotted(path).startswith(ELSEWHERE)
 ]
 HOSTILE_TEXTS = ["{{ 7*7 }}", "{% raw %}", "\n  server x 192.0.2.1:80", ";\n}", "$host", "${HOME}", " #", " if TRUE"]
 
@@ -843,7 +849,7 @@ def test_every_string_option_is_among_those_that_are_tried() -> None:
     assert {"proxy.haproxy.stats.password", "proxy.haproxy.cookie.domain", "proxy.haproxy.timeouts.check"} <= tried
     silent = {key for key in keys(Settings) if key.startswith("proxy.")} - tried
     data = parse(full_example()).model_dump()
-    for path in silent - {"proxy.haproxy.uid", *FILES}:
+    for path in silent - {"proxy.haproxy.uid", *ELSEWHERE}:
         value: Any = data
         for key in path.split("."):
             value = first(value)[key]
@@ -1089,6 +1095,7 @@ def test_what_loosens_the_confinement_changes_the_hash() -> None:
         ("no_new_privileges", False),
         ("pids_limit", 0),
         ("init", True),
+        ("restart", "unless-stopped"),
         ("user", "root"),
         ("logging", {"driver": "local"}),
         ("secrets", {"A": {"env": "A"}}),
