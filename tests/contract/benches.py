@@ -196,7 +196,7 @@ class ContainerBench(ProxyBench):
         assert container.exec_run(["sh", "-c", f"echo '{EDIT}' >>{path}"]).exit_code == 0
 
     def left(self) -> list[str]:
-        named = {"name": str(self.port)}
+        named = {"name": f"-{self.port}"}  # with the dash: a volume of no name has one of digits
         containers = [each.name for each in self.client.containers.list(all=True, filters=named)]
         volumes = [each.name for each in self.client.volumes.list(filters=named)]
         return containers + volumes + [each.name for each in self.client.networks.list(filters=named)]
