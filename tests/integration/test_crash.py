@@ -239,8 +239,10 @@ class Series:
         following = self._next(command)
         if again:
             where += f", then {following}, killed {again}"
-            if self.place.killed(following, again):
-                status = self._look(where)
+            if not self.place.killed(following, again):
+                self._unharmed(f"{where}, which did not come")
+                return False
+            status = self._look(where)
             following = self._next(command)
         else:
             where += f", then {following}"
