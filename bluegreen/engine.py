@@ -144,6 +144,7 @@ def _perform(step: Step, run: Run) -> None:
 def _note(run: Run) -> None:
     """Whoever finds this run dead knows that it had begun: a rollback then keeps what was live, and goes no further."""
     if run.old:
+        run.proxy.have_room()
         run.noted = SwitchRecord(
             number=run.plan.number,
             run=run.id,

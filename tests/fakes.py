@@ -36,7 +36,7 @@ from bluegreen.settings import Settings, parse
 ASKING_ENGINE = {
     *("slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "lines", "run", "digest"),
 }
-ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from"}
+ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from", "have_room"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
 """What changes nothing, so that it makes no difference whether something goes wrong before it or after."""
 
@@ -567,6 +567,10 @@ class FakeProxy:
             if self._carried:
                 self._carried.upstreams = _tuples(upstreams)
                 self._carried.edit = ""
+
+    def have_room(self) -> None:
+        with self._process.call("have_room"):
+            pass
 
     def note(self, record: SwitchRecord) -> None:
         with self._process.call("note"):

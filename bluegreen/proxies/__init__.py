@@ -32,6 +32,9 @@ class Proxy(Protocol):
         Raises Failed, with the proxy's own words, when it refuses; the file that stood before is back then.
         """
 
+    def have_room(self) -> None:
+        """Raises Failed, having changed nothing, if there is no room for all that a run may write."""
+
     def note(self, record: SwitchRecord) -> None:
         """The record stands beside what is served, which is not switched. Only the live colour gets requests."""
 

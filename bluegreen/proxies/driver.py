@@ -125,11 +125,11 @@ class Driver(ABC):
     def counts(self) -> Mapping[Colour, Counts]: ...
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
-        self._have_room()
+        self.have_room()
         if self._live and colour:
             self._install(self.render(upstreams, colour))
 
-    def _have_room(self) -> None:
+    def have_room(self) -> None:
         """Raises Failed if there is no room for all that a switch, and taking it back, may write."""
         # As one order, so that nothing stays behind when who gives it dies.
         try_it = 'mkdir -p "$1" && head -c "$2" /dev/zero >"$1/room"; code=$?; rm -f "$1/room"; exit $code'

@@ -138,7 +138,7 @@ def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_com
 ) -> None:
     service = services[index]
     host.wait()
-    service.env = {"DOCKER_HOST": host.tcp}
+    service.env["DOCKER_HOST"] = host.tcp  # which was another before the engine restarted
     service.ok("down", "--yes")
     service.deploy("v1")
     edit(service, "seconds = 0.5", "seconds = 3600")
