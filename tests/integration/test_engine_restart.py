@@ -163,7 +163,7 @@ def test_in_the_middle_of_a_deploy_the_old_release_serves_again_and_the_next_com
             run.end()
         eventually(lambda: version(service) == "version 1", "v1 is served again", 120)
     edit(service, "seconds = 3600", "seconds = 0.5")
-    service.env = {"DOCKER_HOST": host.tcp}
+    service.env["DOCKER_HOST"] = host.tcp
     status = service.status()
     assert bool(status["unfinished"]) is (event is not restart)
     receipt = service.deploy("v2", "--wait", "60")
