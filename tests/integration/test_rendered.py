@@ -221,6 +221,7 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
     )
     try:
         version = container.exec_run([kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
+        container.exec_run(["mkdir", "-p", "/bluegreen/state"])  # which is there from the proxy's first start on
         built = container.exec_run([kind, "-V"]).output.decode() if kind == "nginx" else ""
 
         def run(found: Settings) -> str:
