@@ -31,6 +31,9 @@ VERIFY_TIMEOUT = 15.0
 BAKE_INTERVAL = 0.2
 """Seconds between two looks at a release that bakes."""
 
+OUT_OF_MEMORY = 2.0
+"""Seconds after the end of a container in which the engine learns that its memory limit was why."""
+
 TAKE_BACK = 15.0
 """Seconds in which an old replica must answer right: after a restart of the engine it has only just been started."""
 
@@ -118,9 +121,17 @@ class Run:
         replicas = self.new_replicas()
         for replica in replicas:
             if not replica.running:
-                raise dead(self.settings, self.release, replica, self.runtime.log(replica))
+                raise dead(self.settings, self.release, self._why_ended(replica), self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
+
+    def _why_ended(self, replica: Replica) -> Replica:
+        """The replica as the engine knows it once it has had the time to hear of its memory limit."""
+        deadline = time.monotonic() + OUT_OF_MEMORY
+        while replica.exit_code == 137 and not replica.out_of_memory and time.monotonic() < deadline:
+            time.sleep(BAKE_INTERVAL)
+            replica = next((each for each in self.new_replicas() if each.id == replica.id), replica)
+        return replica
 
     def progress(self, step: str) -> Callable[[str], None]:
         return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))

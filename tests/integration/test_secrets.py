@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 import docker
 import pytest
 from aftermath import command_lines, edit, tells_none_of, things
 from harness import Make, TestService
 
-AS_FILE, AS_VARIABLE, OF_FILE = "file-5fae9c0b71", "variable-c2d88a6e35", "of-file-0b1f6d9a4c"
+# Others in each process: tests that run beside these have containers, too.
+AS_FILE, AS_VARIABLE, OF_FILE = (f"{kind}-{secrets.token_hex(8)}" for kind in ("file", "variable", "of-file"))
 SECRETS = """
 [app.secrets]
 PASSWORD = { env = "THE_PASSWORD" }
