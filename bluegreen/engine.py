@@ -210,6 +210,7 @@ def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
         if detail:
             run.emit(Event(step.name, "undone", host, time.monotonic() - started, detail))
     try:
+        _await_engine(run, deadline)  # with no step begun, nothing has waited for it yet
         _take_note_back(run)
     except Exception as error:
         words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
