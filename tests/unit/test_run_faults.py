@@ -76,13 +76,16 @@ def test_a_run_that_was_killed_is_taken_up_whatever_the_clock_says_then(clock: N
     assert (receipt["from"], receipt["to"]) == ("v1", "v3")
 
 
-def away(world: World, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool]) -> Callable[[int, str], None]:
-    """The engine goes away when the new release is verified, until a moment that is asked for whenever it is asked."""
+def away(
+    world: World, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool], moment: str = "get"
+) -> Callable[[int, str], None]:
+    """The engine goes away at a moment, by default when the new release is verified, until one that is asked for
+    whenever it is asked."""
     gone = False
 
     def act(number: int, name: str) -> None:
         nonlocal gone
-        gone = gone or name == "get"
+        gone = gone or name == moment
         if gone and not until():
             raise BluegreenError("the engine is gone")
 
@@ -90,10 +93,11 @@ def away(world: World, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool
     return act
 
 
-def test_a_run_waits_for_its_engine_and_is_then_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["note:end", "start", "get"])
+def test_a_run_waits_for_its_engine_and_is_then_undone(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     world = a_world("v1")
     before, back, told = world.truth("shop"), time.monotonic() + PATIENCE / 2, list[Event]()
-    world.at = away(world, monkeypatch, lambda: time.monotonic() > back)
+    world.at = away(world, monkeypatch, lambda: time.monotonic() > back, moment)
     with pytest.raises(BluegreenError, match="the engine is gone") as caught:
         service(world).deploy("v2", OPTIONS, told.append)
     assert (caught.value.exit_code, caught.value.message) == (1, "the engine is gone\nv1 still serves")
