@@ -221,7 +221,6 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
     )
     try:
         version = container.exec_run([kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
-        container.exec_run(["mkdir", "-p", "/bluegreen/state"])  # which is there from the proxy's first start on
         built = container.exec_run([kind, "-V"]).output.decode() if kind == "nginx" else ""
 
         def run(found: Settings) -> str:
@@ -282,7 +281,8 @@ def archive(files: Mapping[str, str]) -> bytes:
 def complaint(container: Any, kind: str, files: Mapping[str, str]) -> str:
     """What the proxy says of the files, which are gone afterwards."""
     command = "nginx -t -q -c /bluegreen/nginx.conf" if kind == "nginx" else HAPROXY_TEST
-    ran = container.exec_run(["sh", "-c", f"{command}; code=$?; rm -rf /bluegreen; exit $code"])
+    state = "mkdir -p /bluegreen/state"  # which is there from the proxy's first start on
+    ran = container.exec_run(["sh", "-c", f"{state}; {command}; code=$?; rm -rf /bluegreen; exit $code"])
     words = ran.output.decode(errors="replace").strip()
     complains = ran.exit_code or re.search(r"warn|alert|emerg|deprecated", words, re.IGNORECASE)
     return f"{words}\n(exit code {ran.exit_code})\n" + "\n".join(files.values()) if complains else ""
