@@ -14,7 +14,7 @@ import requests
 
 from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
 from bluegreen.lock import Lock
-from bluegreen.model import Event, SwitchRecord
+from bluegreen.model import Event
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
 
@@ -86,7 +86,8 @@ def execute(run: Run, lock: Lock, state: Interrupts) -> None:
     begun: list[Step] = []
     try:
         lock.check()
-        _note(run)
+        if run.old:
+            run.proxy.have_room()
         state.arm()
         for step in before:
             lock.check()
@@ -141,27 +142,6 @@ def _perform(step: Step, run: Run) -> None:
     run.emit(Event(step.name, "done", host, time.monotonic() - started, detail, data))
 
 
-def _note(run: Run) -> None:
-    """Whoever finds this run dead knows that it had begun: a rollback then keeps what was live, and goes no further."""
-    if run.old:
-        run.proxy.have_room()
-        run.noted = SwitchRecord(
-            number=run.plan.number,
-            run=run.id,
-            from_colour=run.old.colour,
-            to_colour=run.plan.colour,
-            committed=False,
-        )
-        run.proxy.note(run.noted)
-
-
-def _take_note_back(run: Run) -> None:
-    noted, before = run.noted, run.observed.proxy.record
-    if noted and not run.record:  # otherwise the undo of the switch has written what is true
-        away = replace(noted, from_colour=noted.to_colour, to_colour=run.plan.colour.other, committed=True)
-        run.proxy.note(before or away)
-
-
 def _commit(run: Run) -> None:
     assert run.record is not None
     run.runtime.keep(run.plan.colour)
@@ -209,12 +189,6 @@ def _undo(run: Run, begun: list[Step], cause: BaseException) -> None:
             continue
         if detail:
             run.emit(Event(step.name, "undone", host, time.monotonic() - started, detail))
-    try:
-        _await_engine(run, deadline)  # with no step begun, nothing has waited for it yet
-        _take_note_back(run)
-    except Exception as error:
-        words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
-        failures.append(f"the note of this run: {words}")
     if failures:
         words = cause.message if isinstance(cause, BluegreenError) else str(cause)
         raise NeedsPerson(

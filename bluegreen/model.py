@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -137,6 +137,8 @@ class SwitchRecord:
     to_colour: Colour
     committed: bool
     at: str = ""
+    undone: bool = False
+    """Whether this took a switch of the same run back."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -153,6 +155,7 @@ class SwitchRecord:
                 to_colour=Colour(data["to_colour"]),
                 committed=bool(data["committed"]),
                 at=str(data["at"]),
+                undone=bool(data.get("undone")),
             )
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a switch record: {text!r}") from error
@@ -209,6 +212,12 @@ class Observed:
     """The digest under which the registry has it; empty if it has not, or there is no registry."""
     secrets_changed: bool | None = False
     """Whether the app's secrets are others than those that what is live was given; None if that is not known here."""
+    begun: tuple[str, ...] = ()
+    """The runs that have begun and did not end, the latest last: one under way, or killed, maybe after its commit."""
+
+    def apart_from(self, run: str) -> Observed:
+        """The same as the run itself sees it."""
+        return replace(self, begun=tuple(each for each in self.begun if each != run))
 
     @property
     def live(self) -> Slot | None:
@@ -223,7 +232,7 @@ class Observed:
     def standby(self) -> Slot | None:
         """The idle slot, if its release has been live and all of it runs."""
         idle = self.idle
-        return idle if idle and idle.running == idle.wanted and not self.unfinished else None
+        return idle if idle and idle.running == idle.wanted and not self.half_made else None
 
     @property
     def settled_colour(self) -> Colour | None:
@@ -234,6 +243,13 @@ class Observed:
     @property
     def unfinished(self) -> str:
         """The run that ended before its commit and was not undone, or not to the end, if there is one."""
+        live, record = self.live, self.proxy.record
+        over = {live.run if live else "", record.run if record and record.committed and not record.undone else ""}
+        return self.half_made or next((run for run in reversed(self.begun) if run not in over), "")
+
+    @property
+    def half_made(self) -> str:
+        """The same, if it has left anything that has to be undone."""
         record, idle = self.proxy.record, self.idle
         if record and not record.committed:
             return record.run

@@ -17,4 +17,5 @@ def observe(runtime: Runtime, proxy: Proxy, reference: str = "", published: str 
         proxy=proxy.observe(),
         image=runtime.image(reference) if reference else None,
         published=published,
+        begun=runtime.begun(),
     )

@@ -84,6 +84,8 @@ def after_recovery(observed: Observed) -> Observed:
 
     Or its own stays live, if that alone runs whole.
     """
+    if not observed.half_made:
+        return replace(observed, begun=())
     record, idle = observed.proxy.record, observed.idle
     slots = dict(observed.slots)
     proxy = observed.proxy
@@ -91,11 +93,11 @@ def after_recovery(observed: Observed) -> Observed:
         proxy = replace(proxy, record=replace(record, committed=True))
     elif record and not record.committed:
         slots = {colour: slot for colour, slot in slots.items() if slot.run != record.run}
-        settled = replace(record, number=record.number + 1, committed=True)
+        settled = replace(record, number=record.number + 1, committed=True, undone=True)
         proxy = replace(proxy, colour=record.from_colour, record=settled)
     elif idle:
         del slots[idle.colour]
-    return replace(observed, slots=slots, proxy=proxy)
+    return replace(observed, slots=slots, proxy=proxy, begun=())
 
 
 def goes_forward(observed: Observed) -> bool:
@@ -123,6 +125,8 @@ def leftover(settings: Settings, observed: Observed) -> Slot | None:
 def first(settings: Settings, observed: Observed) -> str:
     """What the next deploy or rollback will do before anything else, in words; empty if it need not."""
     settled, live = after_recovery(observed) if observed.unfinished else observed, observed.live
+    if observed.unfinished and not observed.half_made:
+        return f"keep {live.release if live else 'all'} as it is, for the run had changed nothing yet"
     if observed.unfinished and settled.live is None:
         return "remove what it had started"
     if observed.unfinished and settled.live:

@@ -323,6 +323,7 @@ class Service:
             self._look(lambda: observe(self.runtime, self.proxy), lock, emit)
             gone = [name for colour in Colour for name in self.runtime.remove(colour)]
             gone += [*self.runtime.remove_one_shots(), *self.proxy.remove(), *self.runtime.remove_network()]
+            self._forget(self.runtime.begun())
             return [*gone, *(self.history.remove() if self.history else [])]
 
     def _run(
@@ -336,7 +337,7 @@ class Service:
         recovery_suffices: bool = False,
     ) -> dict[str, Any]:
         _ = self.settings.pair  # refused before anything is changed
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         host = self.runtime.name
         start = self.start = Start(time.monotonic(), datetime.now(UTC), Holder.me(doing).who)
 
@@ -348,21 +349,28 @@ class Service:
             with suppress(OSError):  # who read the output has gone, or its disk is full: the run and its undo go on
                 emit(event)
 
-        with interrupts() as state, self._locked(doing, options, tell, state, run_id) as lock:
+        with (
+            interrupts() as state,
+            self._locked(doing, options, tell, state, run_id) as lock,
+            self._traced(run_id),
+        ):
             for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
                 tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
-            observed = self._look(look, lock, tell)
+            observed = self._look(look, lock, tell).apart_from(run_id)
+            killed = observed.begun
             if observed.unfinished:
                 unfinished, before = observed.unfinished, observed
                 words = self._recover(observed, lock, tell)
-                observed = look()
+                observed = replace(look(), begun=())
                 if not observed.proxy.edits:  # with traffic at stake they did not keep it from being mended
                     self._tell_of_edits(before, tell)
                 if recovery_suffices and observed.live and observed.live.colour is before.settled_colour:
                     self._finish(observed, lock, tell)
+                    self._forget(killed)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return self._told(self._receipt(run_id, plan, "done", observed), tell)
+            self._forget(killed)
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, self._finish(observed, lock, tell), observed)
@@ -402,6 +410,21 @@ class Service:
                 if witness:
                     witness.stop()
             return self._receipt_of(run, "done")
+
+    @contextmanager
+    def _traced(self, run: str) -> Iterator[None]:
+        """Should the run be killed in here, whoever comes next finds that it had begun: a rollback then keeps what is
+        live, and goes no further."""
+        try:
+            self.runtime.begin(run)
+            yield
+        finally:
+            with suppress(Exception):  # what is left of it does no harm, and the next run takes it away
+                self.runtime.ended(run)
+
+    def _forget(self, runs: Sequence[str]) -> None:
+        if runs:
+            self.runtime.ended(*runs)
 
     def _refuse_edits(self, observed: Observed) -> None:
         """Raises Failed, nothing having been changed, if a person has edited what the run would write over."""

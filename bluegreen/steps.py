@@ -61,10 +61,8 @@ class Run:
     """How the new release does beside the old one, where the settings have limits for that."""
     made_network: bool = False
     made_proxy: bool = False
-    noted: SwitchRecord | None = None
-    """The record that says that this run has begun."""
     record: SwitchRecord | None = None
-    """That of its switch."""
+    """The record of its switch."""
     left: int = 0
     """Connections that were at work on the old colour when the drain gave up."""
     cut: int = 0
@@ -609,7 +607,7 @@ def _switch_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: Swi
     other = runtime.replicas(old.colour.other)
     if other:
         upstreams[old.colour.other] = tuple(replica.endpoint for replica in other)
-    back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True)
+    back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True, undone=True)
     proxy.switch(back, upstreams)
     return back
 
@@ -634,6 +632,8 @@ def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observ
     not clear that what runs is better left or put back.
     """
     record, idle = observed.proxy.record, observed.idle
+    if not observed.half_made:
+        return "it had changed nothing yet"
     if record is None or record.committed:
         assert idle is not None
         gone = _end(settings, runtime, proxy, record, idle.colour, idle.run)
@@ -648,7 +648,8 @@ def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observ
         gone = proxy.remove() + runtime.remove(record.to_colour, run=record.run)
         return f"nothing was live before: removed {', '.join(gone)}"
     if old is None:  # somebody has removed it, and with it what was served
-        proxy.note(replace(record, from_colour=record.to_colour, to_colour=record.from_colour, committed=True))
+        back = replace(record, from_colour=record.to_colour, to_colour=record.from_colour, committed=True, undone=True)
+        proxy.note(back)
         gone = runtime.remove(record.to_colour, run=record.run)
         return f"what was live has been removed; removed {', '.join(gone) or 'nothing'}"
     # Its traffic never left it, if it was not switched: then it needs no probe to keep it, and has been live all along.

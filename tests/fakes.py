@@ -34,7 +34,8 @@ from bluegreen.secret import Secrets
 from bluegreen.settings import Settings, parse
 
 ASKING_ENGINE = {
-    *("slots", "image", "images", "has_secrets", "needed_elsewhere", "replicas", "log", "lines", "run", "digest"),
+    *("slots", "begun", "image", "images", "has_secrets", "needed_elsewhere"),
+    *("replicas", "log", "lines", "run", "digest"),
 }
 ASKING_PROXY = {"observe", "in_flight", "websockets", "counts", "get", "get_from", "have_room"}
 READS = frozenset(ASKING_ENGINE | ASKING_PROXY)
@@ -99,6 +100,8 @@ class World:
     images: dict[str, Image] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
+    begun: dict[str, str] = field(default_factory=dict)
+    """The runs that have begun and did not end, with their services."""
     one_shots: dict[str, tuple[str, OneShot]] = field(default_factory=dict)
     """The containers of hooks that stand, with their services."""
     called: list[OneShot] = field(default_factory=list)
@@ -283,6 +286,19 @@ class FakeRuntime:
             image = self._seen(self._world.add_image(self._settings.reference(release), f"sha256:{release}"))
             assert image
             return image
+
+    def begin(self, run: str) -> None:
+        with self._process.call("begin"):
+            self._world.begun[run] = self._service
+
+    def begun(self) -> tuple[str, ...]:
+        with self._process.call("begun"):
+            return tuple(sorted(run for run, service in self._world.begun.items() if service == self._service))
+
+    def ended(self, *runs: str) -> None:
+        with self._process.call("ended"):
+            for run in runs:
+                self._world.begun.pop(run, None)
 
     def prepare(self) -> bool:
         with self._process.call("prepare"):

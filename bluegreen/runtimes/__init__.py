@@ -37,6 +37,16 @@ class Runtime(Protocol):
     def build(self, release: Release, progress: Callable[[str], None]) -> Image:
         """The release's image is built and tagged. Raises Failed with the build's last lines."""
 
+    def begin(self, run: str) -> None:
+        """Whoever comes next finds that the run has begun, until it is told to have `ended`: the trace of a run that
+        was killed before it had made anything else."""
+
+    def begun(self) -> tuple[str, ...]:
+        """The runs that have begun and were not told to have ended, the latest last."""
+
+    def ended(self, *runs: str) -> None:
+        """There is no trace of these runs any more."""
+
     def prepare(self) -> bool:
         """The service's network exists. True if it did not before."""
 
@@ -84,6 +94,7 @@ class Runtime(Protocol):
 
     def remove_one_shots(self, *, run: str | None = None) -> list[str]:
         """What a killed run (only this one, if given) has left of its jobs has ended and is gone. Says which."""
+
     def answers(self) -> bool:
         """Whether the engine answers now."""
 

@@ -167,6 +167,23 @@ class DockerRuntime:
             labels |= {"bluegreen.tag": "1"} if source.tag else {}
         return labels
 
+    def begin(self, run: str) -> None:
+        labels = {"bluegreen.begun": self._service, "bluegreen.run": run}
+        self._client.api.create_volume(self._trace(run), labels=labels)
+
+    def begun(self) -> tuple[str, ...]:
+        found = self._client.volumes.list(filters={"label": f"bluegreen.begun={self._service}"})
+        return tuple(sorted(volume.attrs["Labels"]["bluegreen.run"] for volume in found))
+
+    def ended(self, *runs: str) -> None:
+        for run in runs:
+            with contextlib.suppress(NotFound):
+                self._client.api.remove_volume(self._trace(run))
+
+    def _trace(self, run: str) -> str:
+        """An empty volume: the engine makes nothing that is done sooner and outlasts whoever asked for it."""
+        return f"bluegreen-run-{self._service}-{run}"
+
     def prepare(self) -> bool:
         wanted = self._settings.network.subnet
         if (existing := self._existing_subnet()) is not None:

@@ -103,6 +103,18 @@ def test_a_slot_tells_a_fresh_process_all_that_was_started(runtimes: RuntimeBenc
     assert slot.since.endswith("Z")
 
 
+def test_a_run_leaves_a_trace_from_its_beginning_to_its_end(runtimes: RuntimeBench) -> None:
+    runtime = runtimes.driver()
+    assert runtime.begun() == ()
+    for run in ("run-2", "run-1"):
+        runtime.begin(run)
+    assert runtimes.driver().begun() == ("run-1", "run-2")
+    runtime.ended("run-1", "run-3")
+    assert runtimes.driver().begun() == ("run-2",)
+    runtime.ended("run-2")
+    assert runtimes.driver().begun() == ()
+
+
 def test_a_start_replaces_what_stood_in_the_colour_and_only_there(runtimes: RuntimeBench) -> None:
     runtime = runtimes.driver()
     start(runtimes, runtime, BLUE, "v1")

@@ -36,7 +36,7 @@ T = TypeVar("T")
 WAYS = [("nginx:stable", "live"), ("haproxy:3.2", "live")]
 WAYS += [("nginx:stable", "reload"), ("haproxy:2.6", "reload")] if FULL else []
 SAMPLE = [
-    "after 1 agent write /bluegreen/state/SERVICE/record",
+    "after 1 POST /volumes/create",
     "inside 2 POST /containers/ID/start",
     "before 1 POST /containers/ID/update",
     "before 1 POST /containers/ID/stop",

@@ -65,8 +65,7 @@ class Case:
 
     def undone(self, at: int) -> bool:
         """Whether a kill there leaves a run that had begun and was not committed."""
-        begun = "note:half" if self.old else "prepare"
-        return self.points.index(begun) < at <= self.points.index("commit:half")
+        return self.points.index("begin:end") <= at <= self.points.index("commit:half")
 
     def committed(self, at: int) -> bool:
         return at > self.points.index("commit:half")

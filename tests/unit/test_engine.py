@@ -206,7 +206,8 @@ def test_a_failure_at_any_point_before_the_commit_is_undone_and_after_it_takes_n
         if number > commit:
             receipt = job.go(world)
             assert receipt["result"] == "done", where
-            assert "injected" in [*receipt["leftover"], *receipt["warnings"]][0], where
+            if not name.startswith("ended"):  # its trace, which says no more than what is true
+                assert "injected" in [*receipt["leftover"], *receipt["warnings"]][0], where
             assert served(world) == live(world) == job.new, where
             continue
         with pytest.raises(BluegreenError if number >= begun else Exception) as caught:
@@ -312,7 +313,7 @@ def test_an_undo_that_fails_needs_a_person_and_the_others_are_tried_and_traffic_
     world.at = at(verify, raising(Failed("verify failed")))
     with pytest.raises(Failed):
         job.go(world)
-    undo = range(verify + 1, len(world.points))
+    undo = [n for n in range(verify + 1, len(world.points)) if not world.points[n].startswith("ended")]
     assert len(undo) > 5
     for number in undo:
         where = f"the undo fails at {number} ({world.points[number]})"
@@ -832,7 +833,7 @@ def test_without_its_secrets_nothing_is_started_and_all_that_only_looks_works() 
             run()
         assert world.truth("shop") == before
         changes = [point for point in world.points if point.endswith(":end")]
-        assert changes in ([], ["remove_one_shots:end"]), "nothing was changed, as nothing was left of hooks"
+        assert changes == ["begin:end", "remove_one_shots:end", "ended:end"], "nothing was left of hooks"
     assert looking.plan_deploy("v1").steps
     assert "whether its secrets have changed is not known here" in looking.plan_deploy("v2").reason
     assert looking.plan_rollback(None).steps

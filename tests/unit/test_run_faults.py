@@ -93,7 +93,7 @@ def away(
     return act
 
 
-@pytest.mark.parametrize("moment", ["note:end", "start", "get"])
+@pytest.mark.parametrize("moment", ["start", "get"])
 def test_a_run_waits_for_its_engine_and_is_then_undone(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     world = a_world("v1")
     before, back, told = world.truth("shop"), time.monotonic() + PATIENCE / 2, list[Event]()
