@@ -49,10 +49,10 @@ _SECRET = (
 )
 """Tables whose values are never shown in a message."""
 
-_SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
+SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _ADDRESS_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[0-9]{1,5}))?")
@@ -61,15 +61,14 @@ _SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[kmg]?)")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VOLUME = re.compile(r"(?P<source>/[^:]*|[A-Za-z0-9][A-Za-z0-9_.-]+):(?P<target>/[^:]*)(?::(?:ro|rw))?")
 _ENVIRONMENT = r"[A-Za-z0-9_.-](?:[A-Za-z0-9_. /-]{0,253}[A-Za-z0-9_.-])?"
-_PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
-_PLACEHOLDER = re.compile(r"\{(release|number)\}")
-_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+URL_PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
+PLACEHOLDER = re.compile(r"\{(release|number)\}")
 _INFLUX_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_. /@-]{0,62}[A-Za-z0-9_])?"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` on one line, with escapes for what does not print, cut at 40 characters."""
     if isinstance(value, str):
         text = repr(value[: _SHOWN + 1])
@@ -82,12 +81,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _printable(value: str, also: str = "") -> bool:
+def printable(value: str, also: str = "") -> bool:
     return not any(char not in also and (char < " " or "\x7f" <= char < "\xa0") for char in value)
 
 
 def _text(value: str) -> str:
-    if not value.strip() or not _printable(value):
+    if not value.strip() or not printable(value):
         raise ValueError("must hold text without control characters")
     return value
 
@@ -98,18 +97,18 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _matching(pattern: str, what: str) -> AfterValidator:
+def matching(pattern: str, what: str) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if not compiled.fullmatch(value):
-            raise ValueError(f"{_shown(value)} is not {what}")
+            raise ValueError(f"{shown(value)} is not {what}")
         return value
 
     return AfterValidator(check)
 
 
-def _duration(value: object) -> float:
+def duration(value: object) -> float:
     """Seconds of `"200ms"`, `"2s"`, `"5m"`, `"1h"` or of a number. Raises ValueError for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         # An int may be too large for a float.
@@ -117,11 +116,11 @@ def _duration(value: object) -> float:
             return float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return round(float(match["number"]) * _UNITS[match["unit"]], 9)
-    raise ValueError(f'{_shown(value)} is not a duration such as "200ms", "2s", "5m" or "1h"')
+    raise ValueError(f'{shown(value)} is not a duration such as "200ms", "2s", "5m" or "1h"')
 
 
-def _between(low: str, high: str) -> AfterValidator:
-    least, most = _duration(low), _duration(high)
+def between(low: str, high: str) -> AfterValidator:
+    least, most = duration(low), duration(high)
 
     def check(value: float) -> float:
         if not least <= value <= most:
@@ -157,10 +156,10 @@ def _size(value: object) -> Size:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
         value = str(value)
     if not isinstance(value, str) or not _SIZE.fullmatch(value.lower()):
-        raise ValueError(f'{_shown(value)} is not a size such as "512k", "100m" or "2g"')
+        raise ValueError(f'{shown(value)} is not a size such as "512k", "100m" or "2g"')
     size = Size(value.lower())
     if size.bytes > 1 << 50:
-        raise ValueError(f"{_shown(value)} is too large")
+        raise ValueError(f"{shown(value)} is too large")
     return size
 
 
@@ -170,10 +169,10 @@ def _memory(value: Size) -> Size:
     return value
 
 
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{_shown(value)} is there twice")
+            raise ValueError(f"{shown(value)} is there twice")
     return values
 
 
@@ -195,7 +194,7 @@ def _ip(text: str) -> str:
     return _ipv6(text) if text.startswith("[") else str(ipaddress.IPv4Address(text))
 
 
-def _listen(value: str) -> str:
+def listen_address(value: str) -> str:
     # HAProxy's old way to say it, "webfarm 10.101.22.76:80", has a name before the address.
     match = _ADDRESS_AND_PORT.fullmatch(re.sub(r"\A[A-Za-z][A-Za-z0-9_.-]{0,63} ", "", value))
     if match and match["port"]:
@@ -205,14 +204,14 @@ def _listen(value: str) -> str:
             pass
         else:
             return f"{host}:{_port(match['port'])}"
-    raise ValueError(f'{_shown(value)} is not an address and port such as "127.0.0.1:8080" or "[::1]:8080"')
+    raise ValueError(f'{shown(value)} is not an address and port such as "127.0.0.1:8080" or "[::1]:8080"')
 
 
-def _is_host(value: str) -> bool:
-    return len(value) <= 253 and bool(_HOST.fullmatch(value))
+def is_host(value: str) -> bool:
+    return len(value) <= 253 and bool(HOST_NAME.fullmatch(value))
 
 
-def _authority(value: str) -> str:
+def authority(value: str) -> str:
     """`host` or `host:port` in lower case; host is a name, an IPv4 address or `[IPv6]`. Raises ValueError."""
     match = _ADDRESS_AND_PORT.fullmatch(value)
     if match:
@@ -220,20 +219,20 @@ def _authority(value: str) -> str:
             host = _ipv6(match["host"]) if match["host"].startswith("[") else match["host"].lower()
         except ValueError:
             host = ""
-        if host.startswith("[") or _is_host(host):
+        if host.startswith("[") or is_host(host):
             return f"{host}:{_port(match['port'])}" if match["port"] else host
-    raise ValueError(f"{_shown(value)} is not a host name, with or without a port")
+    raise ValueError(f"{shown(value)} is not a host name, with or without a port")
 
 
 def _host_pattern(value: str) -> str:
-    if not _is_host(value.removeprefix("*.")):
-        raise ValueError(f'{_shown(value)} is not a host name such as "example.com" or "*.example.com"')
+    if not is_host(value.removeprefix("*.")):
+        raise ValueError(f'{shown(value)} is not a host name such as "example.com" or "*.example.com"')
     return value.lower()
 
 
-def _path(value: str) -> str:
-    if not _PATH.fullmatch(value) or value.startswith("//") or len(value) > 2000:
-        raise ValueError(f'{_shown(value)} is not a path such as "/version"; write other characters as %XX')
+def url_path(value: str) -> str:
+    if not URL_PATH.fullmatch(value) or value.startswith("//") or len(value) > 2000:
+        raise ValueError(f'{shown(value)} is not a path such as "/version"; write other characters as %XX')
     return value
 
 
@@ -241,17 +240,17 @@ def _url(value: str) -> str:
     match = re.fullmatch(r"(https?)://([^/]*)(/.*)?", value)
     path = (match[3] or "").rstrip("/") if match else ""
     if not match or "?" in path:
-        raise ValueError(f'{_shown(value)} is not an address such as "http://127.0.0.1:8080"')
-    return f"{match[1]}://{_authority(match[2])}{_path(path) if path else ''}"
+        raise ValueError(f'{shown(value)} is not an address such as "http://127.0.0.1:8080"')
+    return f"{match[1]}://{authority(match[2])}{url_path(path) if path else ''}"
 
 
 def _secret_url(value: str) -> str:
     """An address that may hold a secret, and so is never shown."""
     match = re.fullmatch(r"https?://([^/?]*)(/.*)?", value)
     try:
-        if not match or len(value) > 2000 or not _PATH.fullmatch(match[2] or "/"):
+        if not match or len(value) > 2000 or not URL_PATH.fullmatch(match[2] or "/"):
             raise ValueError
-        _authority(match[1])
+        authority(match[1])
     except ValueError:
         raise ValueError('is not an address such as "https://chat.example.com/hooks/abc"') from None
     return value
@@ -265,74 +264,74 @@ def check_secret_url(value: str, name: str) -> str:
         raise SettingsError(f"{name}: {error}") from None
 
 
-def _repository(value: str) -> str:
+def repository_name(value: str) -> str:
     first, slash, rest = value.partition("/")
     registry = bool(slash) and (first == "localhost" or "." in first or ":" in first)
     path = rest if registry else value
     if ":" in path or "@" in path:
-        raise ValueError(f"{_shown(value)} must be without a tag or digest: the release is the tag")
+        raise ValueError(f"{shown(value)} must be without a tag or digest: the release is the tag")
     if value != value.lower():
-        raise ValueError(f"{_shown(value)} must be in lower case")
+        raise ValueError(f"{shown(value)} must be in lower case")
     if registry:
         try:
-            _authority(first)
+            authority(first)
         except ValueError:
             path = ""
     if len(value) > 255 or not _REPOSITORY.fullmatch(path) or re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(f'{_shown(value)} is not an image repository such as "shop" or "example.com:5000/shop"')
+        raise ValueError(f'{shown(value)} is not an image repository such as "shop" or "example.com:5000/shop"')
     return value
 
 
 def _registry_server(value: str) -> str:
     if value != value.lower():
-        raise ValueError(f"{_shown(value)} must be in lower case")
+        raise ValueError(f"{shown(value)} must be in lower case")
     first, _, _ = value.partition(":")
     if "." not in value and ":" not in value and first != "localhost":
-        raise ValueError(f'{_shown(value)} is not a registry such as "gitlab.example.com:8001"')
-    return _authority(value)
+        raise ValueError(f'{shown(value)} is not a registry such as "gitlab.example.com:8001"')
+    return authority(value)
 
 
 def _repository_path(value: str) -> str:
     if len(value) > 200 or not _REPOSITORY.fullmatch(value):
-        raise ValueError(f'{_shown(value)} is not a repository in a registry, such as "root/hippo_flask"')
+        raise ValueError(f'{shown(value)} is not a repository in a registry, such as "root/hippo_flask"')
     return value
 
 
-def _image_reference(value: str) -> str:
+def image_reference(value: str) -> str:
     name, _, digest = value.partition("@")
     # A colon after the last slash begins the tag; one before it, a registry's port.
     cut = name.find(":", name.rfind("/") + 1)
     name, tag = (name[:cut], name[cut + 1 :]) if cut >= 0 else (name, "latest")
     try:
-        _repository(name)
+        repository_name(name)
         valid = bool(_TAG.fullmatch(tag)) and ("@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest)))
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f'{_shown(value)} is not an image such as "nginx:stable"')
+        raise ValueError(f'{shown(value)} is not an image such as "nginx:stable"')
     return value
 
 
 def _absolute(value: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9_.@+-]+)+", value) or ".." in value.split("/"):
-        raise ValueError(f'{_shown(value)} is not an absolute path of letters, digits and "/_.@+-"')
+        raise ValueError(f'{shown(value)} is not an absolute path of letters, digits and "/_.@+-"')
     return value
 
 
 def _network_name(value: str) -> str:
     if not _NETWORK.fullmatch(value):
-        raise ValueError(f"{_shown(value)} is not the name of a network")
+        raise ValueError(f"{shown(value)} is not the name of a network")
     if value in ("host", "none"):
-        raise ValueError(f"{_shown(value)} can't be joined beside the service's own network")
+        raise ValueError(f"{shown(value)} can't be joined beside the service's own network")
     return value
 
 
 def _volume(value: str) -> str:
     match = _VOLUME.fullmatch(value)
-    if not match or not _printable(value):
-        raise ValueError(f'{_shown(value)} is not a volume such as "data:/data" or "/srv/data:/data:ro"')
+    if not match or not printable(value):
+        raise ValueError(f'{shown(value)} is not a volume such as "data:/data" or "/srv/data:/data:ro"')
     if not _target(value).strip("/"):
-        raise ValueError(f"{_shown(value)} would cover the container's root")
+        raise ValueError(f"{shown(value)} would cover the container's root")
     return value
 
 
@@ -351,12 +350,12 @@ _TMPFS = re.compile(
 def _tmpfs(value: str) -> str:
     match = _TMPFS.fullmatch(value)
     if not match or ".." in match["path"].split("/"):
-        raise ValueError(f'{_shown(value)} is not a path such as "/tmp" or "/run:size=64m,mode=1777,exec"')
+        raise ValueError(f'{shown(value)} is not a path such as "/tmp" or "/run:size=64m,mode=1777,exec"')
     return value
 
 
 def _one_tmpfs_each(values: tuple[str, ...]) -> tuple[str, ...]:
-    return _distinct(tuple(value.partition(":")[0] for value in values)) and values
+    return distinct(tuple(value.partition(":")[0] for value in values)) and values
 
 
 _CAPABILITIES = (
@@ -371,7 +370,7 @@ _CAPABILITIES = (
 def _capability(value: str) -> str:
     name = value.upper().removeprefix("CAP_")
     if name not in _CAPABILITIES.split():
-        raise ValueError(f'{_shown(value)} is not a capability such as "NET_RAW" or "ALL"')
+        raise ValueError(f'{shown(value)} is not a capability such as "NET_RAW" or "ALL"')
     return name
 
 
@@ -379,15 +378,15 @@ def _one_volume_each(values: tuple[str, ...]) -> tuple[str, ...]:
     targets = [_target(value) for value in values]
     for target in targets:
         if targets.count(target) > 1:
-            raise ValueError(f"{_shown(target)} is the place of two volumes")
+            raise ValueError(f"{shown(target)} is the place of two volumes")
     return values
 
 
 def _body(value: str) -> str:
-    if not value.strip() or not _printable(value, also="\t\r\n"):
+    if not value.strip() or not printable(value, also="\t\r\n"):
         raise ValueError("must hold text without control characters; leave it out if any 2xx answer will do")
-    if re.search(r"[{}]", _PLACEHOLDER.sub("", value)):
-        raise ValueError(f"{_shown(value)} may hold {{release}} and {{number}}, and no other braces")
+    if re.search(r"[{}]", PLACEHOLDER.sub("", value)):
+        raise ValueError(f"{shown(value)} may hold {{release}} and {{number}}, and no other braces")
     return value
 
 
@@ -397,24 +396,24 @@ def _ipv4_network(value: str) -> ipaddress.IPv4Network:
             raise ValueError
         network = ipaddress.IPv4Network(value, strict=False)
     except ValueError:
-        raise ValueError(f'{_shown(value)} is not an IPv4 network such as "172.29.0.0/24"') from None
+        raise ValueError(f'{shown(value)} is not an IPv4 network such as "172.29.0.0/24"') from None
     if str(network) != value:
-        raise ValueError(f"{_shown(value)} does not begin at a network address: {network} does")
+        raise ValueError(f"{shown(value)} does not begin at a network address: {network} does")
     for reserved in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"):
         if network.overlaps(ipaddress.IPv4Network(reserved)):
-            raise ValueError(f"{_shown(value)} lies in {reserved}, which no container network can have")
+            raise ValueError(f"{shown(value)} lies in {reserved}, which no container network can have")
     return network
 
 
 def _subnet(value: str) -> str:
     if not 16 <= _ipv4_network(value).prefixlen <= 28:
-        raise ValueError(f"{_shown(value)} must be from /16 to /28")
+        raise ValueError(f"{shown(value)} must be from /16 to /28")
     return value
 
 
 def _pool(value: str) -> str:
     if not 8 <= _ipv4_network(value).prefixlen <= 24:
-        raise ValueError(f"{_shown(value)} must be from /8 to /24")
+        raise ValueError(f"{shown(value)} must be from /8 to /24")
     return value
 
 
@@ -435,16 +434,16 @@ def _balance(value: str, info: ValidationInfo) -> str:
     match = _BALANCE.fullmatch(value)
     if not match:
         raise ValueError(
-            f"{_shown(value)} is none of roundrobin, static-rr, leastconn, source, uri, uri len N, uri depth N,"
+            f"{shown(value)} is none of roundrobin, static-rr, leastconn, source, uri, uri len N, uri depth N,"
             " uri len N depth N, url_param NAME and hdr(NAME)"
         )
     if info.data.get("mode") == "tcp" and value not in get_args(TcpBalance):
-        raise ValueError(f"{_shown(value)} looks at requests; in tcp mode: {', '.join(get_args(TcpBalance))}")
+        raise ValueError(f"{shown(value)} looks at requests; in tcp mode: {', '.join(get_args(TcpBalance))}")
     if info.data.get("kind") == "nginx":
         if match["limits"]:
             raise ValueError("uri with len or depth is HAProxy's; nginx knows uri alone")
         if match["param"] and not re.fullmatch(r"[A-Za-z0-9_]+", match["param"]):
-            raise ValueError(f"nginx knows no parameter {_shown(match['param'])}: only letters, digits and _")
+            raise ValueError(f"nginx knows no parameter {shown(match['param'])}: only letters, digits and _")
     return value
 
 
@@ -467,35 +466,35 @@ def _log_target(value: str) -> str:
         known = known and bool(re.fullmatch(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}){1,3}", target))
     elif target not in ("stdout", "stderr"):
         try:
-            target = _listen(target)
+            target = listen_address(target)
         except ValueError:
             known = False
     if not known:
         raise ValueError(
-            f'{_shown(value)} is not a log target such as "127.0.0.1:514 local0 info", "/dev/log daemon" or'
+            f'{shown(value)} is not a log target such as "127.0.0.1:514 local0 info", "/dev/log daemon" or'
             ' "stdout local0 notice"'
         )
     return f"{target} {rest}"
 
 
 def _name_or_true(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, str) and _is_host(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and is_host(value)):
         return value
-    raise ValueError(f"{_shown(value)} is neither true, nor false, nor a host name")
+    raise ValueError(f"{shown(value)} is neither true, nor false, nor a host name")
 
 
 def _path_or_true(value: object) -> object:
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and _PATH.fullmatch(value):
-        return _path(value)
-    raise ValueError(f'{_shown(value)} is neither true, nor false, nor a path such as "/health"')
+    if isinstance(value, str) and URL_PATH.fullmatch(value):
+        return url_path(value)
+    raise ValueError(f'{shown(value)} is neither true, nor false, nor a path such as "/health"')
 
 
 def _published(value: str) -> str:
-    value = _listen(value)
+    value = listen_address(value)
     if int(value.rpartition(":")[2]) in _TAKEN:
-        raise ValueError(f"{_shown(value)}: the ports {', '.join(map(str, _TAKEN))} are taken inside the proxy")
+        raise ValueError(f"{shown(value)}: the ports {', '.join(map(str, _TAKEN))} are taken inside the proxy")
     return value
 
 
@@ -537,9 +536,9 @@ def _plain_ip(value: str) -> str:
             raise ValueError
         address = ipaddress.ip_address(value)
     except ValueError:
-        raise ValueError(f'{_shown(value)} is not an address such as "192.168.100.250"') from None
+        raise ValueError(f'{shown(value)} is not an address such as "192.168.100.250"') from None
     if address.is_loopback or address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
-        raise ValueError(f"{_shown(value)} can't be the address of one machine in a network")
+        raise ValueError(f"{shown(value)} can't be the address of one machine in a network")
     return str(address)
 
 
@@ -548,15 +547,15 @@ def _virtual_address(value: str) -> str:
     host = _plain_ip(host)
     most = 128 if ":" in host else 32
     if slash and not (re.fullmatch(r"[0-9]{1,3}", length) and 1 <= int(length) <= most):
-        raise ValueError(f"{_shown(value)} must have a prefix length from /1 to /{most}, or none")
+        raise ValueError(f"{shown(value)} must have a prefix length from /1 to /{most}, or none")
     return f"{host}/{int(length)}" if slash else host
 
 
 def _interface(value: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_.-]{1,15}:[A-Za-z0-9_.-]+", value):
-        raise ValueError(f"{_shown(value)} is an alias: name the interface itself, {value.partition(':')[0]}")
+        raise ValueError(f"{shown(value)} is an alias: name the interface itself, {value.partition(':')[0]}")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value) or value in (".", ".."):
-        raise ValueError(f'{_shown(value)} is not an interface such as "eth1"')
+        raise ValueError(f'{shown(value)} is not an interface such as "eth1"')
     return value
 
 
@@ -581,7 +580,7 @@ def _priorities(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Duration = Annotated[
     float,
-    BeforeValidator(_duration),
+    BeforeValidator(duration),
     WithJsonSchema(
         {
             "anyOf": [
@@ -595,9 +594,14 @@ Duration = Annotated[
 
 Text = Annotated[str, AfterValidator(_text)]
 Value = Annotated[str, AfterValidator(_no_nul)]
-Identifier = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "a name of letters, digits and _")]
+Listen = Annotated[str, AfterValidator(listen_address)]
+Published = Annotated[str, AfterValidator(_published)]
+Authority = Annotated[str, AfterValidator(authority)]
+UrlPath = Annotated[str, AfterValidator(url_path)]
+Url = Annotated[str, AfterValidator(_url)]
+Identifier = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "a name of letters, digits and _")]
 # Strict would refuse the list that TOML gives for a tuple.
-_List = Field(strict=False)
+LIST = Field(strict=False)
 
 
 class Table(BaseModel):
@@ -607,12 +611,15 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
 
 
+Image = Annotated[str, AfterValidator(image_reference)]
+
+
 class ImageTable(Table):
     """How the image of a release is built."""
 
     context: Text = Field(default=".", description="The directory that is built, relative to this file.")
     dockerfile: Text = Field(default="Dockerfile", description="The Dockerfile, relative to the context.")
-    repository: Annotated[str, AfterValidator(_repository)] = Field(
+    repository: Annotated[str, AfterValidator(repository_name)] = Field(
         default="",
         description="The image's repository, in lower case, with a registry or without;"
         " the tag is the release. Default: the service's name.",
@@ -620,7 +627,7 @@ class ImageTable(Table):
     args: dict[Annotated[Identifier, AfterValidator(_argument_name)], Value] = Field(
         default_factory=dict, repr=False, description="Build arguments. RELEASE is always given beside these."
     )
-    target: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "a build stage")] | None = Field(
+    target: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "a build stage")] | None = Field(
         default=None, description="The stage of the Dockerfile that is built. Default: the last."
     )
 
@@ -644,13 +651,13 @@ class RegistryTable(Table):
 class GitLabTable(Table):
     """The GitLab project that deployments are recorded in."""
 
-    url: Annotated[str, AfterValidator(_url)] = Field(
+    url: Url = Field(
         default="", validate_default=False, description="GitLab's address. Default: CI_SERVER_URL in a job, else none."
     )
-    project: Annotated[str, _matching(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", "a project")] = Field(
+    project: Annotated[str, matching(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", "a project")] = Field(
         default="", validate_default=False, description="The project's path or number. Default: CI_PROJECT_ID in a job."
     )
-    environment: Annotated[str, _matching(_ENVIRONMENT, "an environment's name, such as production")] = Field(
+    environment: Annotated[str, matching(_ENVIRONMENT, "an environment's name, such as production")] = Field(
         default="production", description="The environment that deployments go to."
     )
     token: Text = Field(
@@ -670,13 +677,17 @@ SECRETS = "/run/secrets"
 """The directory in the container in which an app finds its secrets, each in a file of its name."""
 
 
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+User = Annotated[str, matching(rf"{_USER}(?::{_USER})?", "a user")]
+
+
 class LoggingTable(Table):
     """Where the engine puts what is written to the outputs."""
 
-    driver: Annotated[str, _matching(r"[a-z0-9][a-z0-9_./:-]{0,127}", "a logging driver")] = Field(
+    driver: Annotated[str, matching(r"[a-z0-9][a-z0-9_./:-]{0,127}", "a logging driver")] = Field(
         default="json-file", description="The engine's logging driver."
     )
-    options: dict[Annotated[str, _matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "an option's name")], Value] = Field(
+    options: dict[Annotated[str, matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "an option's name")], Value] = Field(
         default_factory=dict,
         description="The driver's options. Default: for json-file and local, max-size 10m and max-file 3; for fluentd,"
         " fluentd-async true, as nothing starts without a fluentd else.",
@@ -720,19 +731,19 @@ class AppTable(Table):
     env: dict[Identifier, Value] = Field(
         default_factory=dict, repr=False, description="Environment variables of the app. Not for secrets."
     )
-    command: Annotated[tuple[Value, ...], _List, AfterValidator(_entry_point)] | None = Field(
+    command: Annotated[tuple[Value, ...], LIST, AfterValidator(_entry_point)] | None = Field(
         default=None, description="The command that is run instead of the image's own."
     )
-    networks: Annotated[tuple[Annotated[str, AfterValidator(_network_name)], ...], _List, AfterValidator(_distinct)] = (
+    networks: Annotated[tuple[Annotated[str, AfterValidator(_network_name)], ...], LIST, AfterValidator(distinct)] = (
         Field(default=(), description="Networks that are joined beside the service's own; they must exist.")
     )
-    volumes: Annotated[tuple[Annotated[str, AfterValidator(_volume)], ...], _List, AfterValidator(_one_volume_each)] = (
+    volumes: Annotated[tuple[Annotated[str, AfterValidator(_volume)], ...], LIST, AfterValidator(_one_volume_each)] = (
         Field(
             default=(),
             description='Volumes as "name:/path" or "/host/path:/path", with ":ro" behind for reading only.',
         )
     )
-    stop_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
+    stop_timeout: Annotated[Duration, between("1s", "1h")] = Field(
         default=35.0,
         description="How long the app has between SIGTERM and SIGKILL; longer than its longest request.",
     )
@@ -746,23 +757,19 @@ class AppTable(Table):
         allow_inf_nan=False,
         description="The CPUs a container may use. Default: no limit.",
     )
-    user: Annotated[str, _matching(rf"{_USER}(?::{_USER})?", "a user")] | None = Field(
+    user: User | None = Field(
         default=None,
         description='The user, or "user:group", that runs the app. Default: the image\'s own; for root 65532:65532.',
     )
     read_only: bool = Field(default=True, description="Whether the container's root file system is read-only.")
-    tmpfs: Annotated[tuple[Annotated[str, AfterValidator(_tmpfs)], ...], _List, AfterValidator(_one_tmpfs_each)] = (
-        Field(
-            default=("/tmp",),
-            description="Directories in memory that all may write to, empty after each start;"
-            ' options behind: "/run:size=64m,mode=1777,uid=1000,gid=1000,exec".',
-        )
+    tmpfs: Annotated[tuple[Annotated[str, AfterValidator(_tmpfs)], ...], LIST, AfterValidator(_one_tmpfs_each)] = Field(
+        default=("/tmp",),
+        description="Directories in memory that all may write to, empty after each start;"
+        ' options behind: "/run:size=64m,mode=1777,uid=1000,gid=1000,exec".',
     )
-    cap_add: Annotated[tuple[Annotated[str, AfterValidator(_capability)], ...], _List, AfterValidator(_distinct)] = (
-        Field(
-            default=(),
-            description="Capabilities that are not dropped. Only root has them at once: see user.",
-        )
+    cap_add: Annotated[tuple[Annotated[str, AfterValidator(_capability)], ...], LIST, AfterValidator(distinct)] = Field(
+        default=(),
+        description="Capabilities that are not dropped. Only root has them at once: see user.",
     )
     no_new_privileges: bool = Field(
         default=True, description="Whether no process can get more privileges than its parent, as by a setuid program."
@@ -809,20 +816,18 @@ class ProbeTable(Table):
         description="What a right answer is: that of the app over http, or that its port accepts a connection (tcp)."
         " Default: http, and tcp where proxy.mode is tcp.",
     )
-    path: Annotated[str, AfterValidator(_path)] = Field(default="/version", description="The path that is asked for.")
+    path: UrlPath = Field(default="/version", description="The path that is asked for.")
     body: Annotated[str, AfterValidator(_body)] | None = Field(
         default=None,
         description="The whole answer, but for white space around it: {release} is the release's name (v2),"
         " {number} the same without a leading v (2). Default: any 2xx answer will do.",
     )
-    interval: Annotated[Duration, _between("10ms", "1m")] = Field(
-        default=0.2, description="The time between two tries."
-    )
+    interval: Annotated[Duration, between("10ms", "1m")] = Field(default=0.2, description="The time between two tries.")
     successes: int = Field(default=3, ge=1, le=100, description="How many right answers in a row are needed.")
-    timeout: Annotated[Duration, _between("100ms", "1h")] = Field(
+    timeout: Annotated[Duration, between("100ms", "1h")] = Field(
         default=60.0, validate_default=True, description="How long a release may take to become ready."
     )
-    host: Annotated[str, AfterValidator(_authority)] | None = Field(
+    host: Authority | None = Field(
         default=None, description="The Host header of the probe. Default: the address that is asked."
     )
 
@@ -839,7 +844,7 @@ class ProbeTable(Table):
         return value
 
 
-_crypt = _matching(
+_CRYPT = matching(
     r"\$[56]\$(?:rounds=[0-9]{4,6}\$)?[A-Za-z0-9./]{1,16}\$[A-Za-z0-9./]{43,86}",
     "a password's hash as `openssl passwd -6` prints it",
 )
@@ -854,7 +859,7 @@ IMAGES = {"nginx": "nginx:stable", "haproxy": "haproxy:3.2"}
 
 
 def _image_or_default(value: str, info: ValidationInfo) -> str:
-    return _image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
+    return image_reference(value or IMAGES.get(info.data.get("kind", ""), IMAGES["nginx"]))
 
 
 class TlsTable(Table):
@@ -864,7 +869,7 @@ class TlsTable(Table):
         description="The certificate with its chain, the server's own first: a PEM file, relative to this file."
     )
     key: Text = Field(description="Its private key without a passphrase: a PEM file, relative to this file.")
-    listen: Annotated[str, AfterValidator(_listen)] | None = Field(
+    listen: Listen | None = Field(
         default=None,
         description="Where clients reach the proxy by https: IPv4:port or [IPv6]:port. Default: proxy.listen itself.",
     )
@@ -879,33 +884,36 @@ class TlsTable(Table):
     )
 
 
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
 class HostTable(Table):
     """The proxy that a person has installed on the host."""
 
-    directory: Annotated[str, AfterValidator(_absolute)] = Field(
+    directory: AbsolutePath = Field(
         default="",
         validate_default=False,
         description="The directory that the proxy reads. Default: /etc/nginx/conf.d or /etc/haproxy/conf.d.",
     )
-    main: Annotated[str, AfterValidator(_absolute)] = Field(
+    main: AbsolutePath = Field(
         default="",
         validate_default=False,
         description="The main config file. Default: /etc/nginx/nginx.conf, /etc/haproxy/haproxy.cfg.",
     )
     whole: bool = Field(default=False, description="Whether the main config file is bluegreen's own, to be replaced.")
-    pid_file: Annotated[str, AfterValidator(_absolute)] = Field(
+    pid_file: AbsolutePath = Field(
         default="",
         validate_default=False,
         description="Where the proxy writes its process id. Default: /run/nginx.pid, /run/haproxy.pid.",
     )
-    socket: Annotated[str, AfterValidator(_absolute)] = Field(
+    socket: AbsolutePath = Field(
         default="/run/haproxy/admin.sock", description="HAProxy's admin socket (`stats socket ... level admin`)."
     )
-    streams: Annotated[str, AfterValidator(_absolute)] = Field(
+    streams: AbsolutePath = Field(
         default="/etc/nginx/streams.d",
         description="The directory that nginx's main config file includes in `stream`, for mode tcp and static.",
     )
-    reload: Annotated[tuple[Annotated[str, _matching(r"[A-Za-z0-9_./:=@+,-]+", "a word")], ...], _List] = Field(
+    reload: Annotated[tuple[Annotated[str, matching(r"[A-Za-z0-9_./:=@+,-]+", "a word")], ...], LIST] = Field(
         default=(),
         description="The command that reloads the proxy. Default: systemctl where systemd runs, else its own way.",
     )
@@ -923,12 +931,12 @@ HOST_DEFAULTS = {
 
 
 Connections = Annotated[int, Field(ge=1, le=1_000_000)]
-Patience = Annotated[Duration, _between("10ms", "24h")]
+Patience = Annotated[Duration, between("10ms", "24h")]
 Milliseconds = Annotated[
     float,
-    BeforeValidator(_duration),
+    BeforeValidator(duration),
     BeforeValidator(_milliseconds),
-    _between("10ms", "24h"),
+    between("10ms", "24h"),
     WithJsonSchema(
         {
             "anyOf": [
@@ -975,7 +983,7 @@ class ServerTable(Table):
     maxconn: Connections | None = Field(
         default=None, description="How many requests it gets at once; further ones wait. Default: no limit."
     )
-    cookie_prefix: Annotated[str, _matching(r"[A-Za-z0-9_.-]{0,40}", "the beginning of a cookie's value")] = Field(
+    cookie_prefix: Annotated[str, matching(r"[A-Za-z0-9_.-]{0,40}", "the beginning of a cookie's value")] = Field(
         default="",
         description="What begins a replica's value of the cookie; its colour and number follow: portal_blue1.",
     )
@@ -984,7 +992,7 @@ class ServerTable(Table):
 class CookieTable(Table):
     """Sticky sessions: the cookie that ties a client to a replica."""
 
-    name: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,64}", "the name of a cookie")] | None = Field(
+    name: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,64}", "the name of a cookie")] | None = Field(
         default=None, description="The cookie's name. Default: clients are not tied."
     )
     mode: Literal["rewrite", "insert", "prefix"] = Field(
@@ -992,15 +1000,15 @@ class CookieTable(Table):
         description="insert: the proxy sets it; rewrite: the app sets it and the proxy its value;"
         " prefix: the replica's value goes before the app's own.",
     )
-    domain: Annotated[str, _matching(rf"\.?{_HOST.pattern}", "a domain")] | None = Field(
+    domain: Annotated[str, matching(rf"\.?{HOST_NAME.pattern}", "a domain")] | None = Field(
         default=None, description="The cookie's domain; with insert only. Default: the host that was asked."
     )
     httponly: bool = Field(default=True, description="Scripts in the page can't read it; with insert only.")
     secure: bool = Field(default=False, description="It travels over TLS only; with insert only.")
-    maxidle: Annotated[Duration, _between("1s", "8760h")] | None = Field(
+    maxidle: Annotated[Duration, between("1s", "8760h")] | None = Field(
         default=None, description="After so long without a request it counts no more; with insert only."
     )
-    maxlife: Annotated[Duration, _between("1s", "8760h")] | None = Field(
+    maxlife: Annotated[Duration, between("1s", "8760h")] | None = Field(
         default=None, description="After so long it counts no more; with insert only."
     )
 
@@ -1015,18 +1023,18 @@ class CookieTable(Table):
 class StatsTable(Table):
     """HAProxy's page about itself. It is never open to the world: it needs a loopback `bind`, or a user."""
 
-    uri: Annotated[str, _matching(r"(?:/[A-Za-z0-9_.-]+)+", 'a path such as "/admin"')] | None = Field(
+    uri: Annotated[str, matching(r"(?:/[A-Za-z0-9_.-]+)+", 'a path such as "/admin"')] | None = Field(
         default=None, description="The page's path. Default: there is no such page."
     )
-    bind: Annotated[str, AfterValidator(_published)] | None = Field(
+    bind: Published | None = Field(
         default=None,
         description="The address of the engine's host that it is published on, when the proxy's container is made."
         " Default: the service's own.",
     )
-    user: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,32}", "a user's name")] | None = Field(
+    user: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,32}", "a user's name")] | None = Field(
         default=None, description="Who may see it. Needed unless `bind` is a loopback address."
     )
-    password: Annotated[str, _crypt] | None = Field(
+    password: Annotated[str, _CRYPT] | None = Field(
         default=None,
         repr=False,
         description="The user's password as `openssl passwd -6` prints it: a hash, so that no file holds the password.",
@@ -1054,7 +1062,7 @@ class HAProxyTable(Table):
         description="Taken as HAProxy's own files have it, without effect in a container, whose first process"
         " stays in the foreground.",
     )
-    log: Annotated[tuple[Annotated[str, AfterValidator(_log_target)], ...], _List, AfterValidator(_distinct)] = Field(
+    log: Annotated[tuple[Annotated[str, AfterValidator(_log_target)], ...], LIST, AfterValidator(distinct)] = Field(
         default=(), description='Where it logs: "ADDRESS FACILITY" or "ADDRESS FACILITY LEVEL". Default: nowhere.'
     )
     log_send_hostname: Annotated[bool | str, BeforeValidator(_name_or_true)] = Field(
@@ -1063,10 +1071,10 @@ class HAProxyTable(Table):
     uid: int | None = Field(
         default=None, ge=1, le=2**31 - 1, description="The user id that a worker started by root changes to."
     )
-    user: Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "a user")] | None = Field(
+    user: Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "a user")] | None = Field(
         default=None, description="The same by name; the image must know it."
     )
-    node: Annotated[str, _matching(r"[A-Za-z0-9_.-]{1,64}", "a name")] | None = Field(
+    node: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,64}", "a name")] | None = Field(
         default=None, description="This node's name on the page of statistics, of several that share an address."
     )
     maxconn: Connections = Field(default=4000, description="How many connections it takes at all.")
@@ -1099,14 +1107,14 @@ class HAProxyTable(Table):
 
 def _names_a_machine(value: str) -> str:
     if ipaddress.ip_address(value.rpartition(":")[0].strip("[]")).is_unspecified:
-        raise ValueError(f"{_shown(value)} is the address of no machine")
+        raise ValueError(f"{shown(value)} is the address of no machine")
     return value
 
 
-_NOT_FOR_TCP = "must be left out in tcp mode, in which nobody looks into connections"
+NOT_FOR_TCP = "must be left out in tcp mode, in which nobody looks into connections"
 
-Silence = Annotated[Duration, _between("1s", "24h")]
-Acceptance = Annotated[Duration, _between("100ms", "1m")]
+Silence = Annotated[Duration, between("1s", "24h")]
+Acceptance = Annotated[Duration, between("100ms", "1m")]
 
 
 class TcpTable(Table):
@@ -1120,15 +1128,13 @@ class StaticTable(Table):
     """A plain TCP load balancer in front of fixed servers, beside the service."""
 
     name: Annotated[
-        str, _matching(_SERVICE.pattern, "a name: a-z, 0-9, _ and -, at most 41, a letter or digit first")
+        str, matching(SERVICE.pattern, "a name: a-z, 0-9, _ and -, at most 41, a letter or digit first")
     ] = Field(description="Its name.")
-    listen: Annotated[str, AfterValidator(_published)] = Field(
-        description="Where clients reach it: IPv4:port or [IPv6]:port."
-    )
+    listen: Published = Field(description="Where clients reach it: IPv4:port or [IPv6]:port.")
     servers: Annotated[
-        tuple[Annotated[str, AfterValidator(_listen), AfterValidator(_names_a_machine)], ...],
+        tuple[Annotated[Listen, AfterValidator(_names_a_machine)], ...],
         Field(strict=False, min_length=1, max_length=100),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = Field(description="The servers, as addresses with a port.")
     balance: TcpBalance = Field(
         default="leastconn",
@@ -1161,22 +1167,20 @@ class ProxyTable(Table):
         default="http",
         description="What is carried: HTTP requests, or TCP connections of any kind (tcp; one service an address).",
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Listen = Field(
         default="127.0.0.1:8080", description="Where clients reach the proxy: IPv4:port or [IPv6]:port."
     )
     # Before url, which follows from it.
     tls: TlsTable | None = Field(default=None, description="TLS at the proxy. Default: none.")
-    url: Annotated[str, AfterValidator(_url)] = Field(
+    url: Url = Field(
         default="",
         validate_default=True,
         description="The public address, which the witness asks. Default: http:// and what `listen` says;"
         " with TLS, https:// and what `tls.listen` says.",
     )
-    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], _List, AfterValidator(_distinct)] = (
-        Field(
-            default=(),
-            description='The host names that this service answers to, such as "*.example.com". Default: all.',
-        )
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], LIST, AfterValidator(distinct)] = Field(
+        default=(),
+        description='The host names that this service answers to, such as "*.example.com". Default: all.',
     )
     where: Literal["container", "host"] = Field(
         default="container", description="Where the proxy runs: in a container of its own, or installed on the host."
@@ -1186,7 +1190,7 @@ class ProxyTable(Table):
         validate_default=True,
         description="The image of the proxy's container. Default: nginx:stable or haproxy:3.2.",
     )
-    user: Annotated[str, _matching(rf"{_USER}(?::{_USER})?", "a user")] | None = Field(
+    user: User | None = Field(
         default=None,
         description="Who runs the proxy, from when its container is made. Default: the image's own user; 65532:65532 if"
         " that is root.",
@@ -1206,13 +1210,13 @@ class ProxyTable(Table):
         " tcp mode), source, uri, url_param NAME or hdr(NAME); with HAProxy also uri len N, uri depth N or both.",
     )
     max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
-    read_timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+    read_timeout: Annotated[Duration, between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
     host: HostTable = Field(default_factory=HostTable, validate_default=True)
     tcp: TcpTable = Field(default_factory=TcpTable)
     haproxy: HAProxyTable = Field(default_factory=HAProxyTable)
-    static: Annotated[tuple[StaticTable, ...], _List, AfterValidator(_apart)] = Field(
+    static: Annotated[tuple[StaticTable, ...], LIST, AfterValidator(_apart)] = Field(
         default=(), description="Plain TCP load balancers in front of fixed servers, carried by the same proxy."
     )
 
@@ -1256,7 +1260,7 @@ class ProxyTable(Table):
     @classmethod
     def _only_for_requests(cls, value: object, info: ValidationInfo) -> object:
         if value and info.data.get("mode") == "tcp":
-            raise ValueError(_NOT_FOR_TCP)
+            raise ValueError(NOT_FOR_TCP)
         return value
 
     @field_validator("switch")
@@ -1274,7 +1278,7 @@ class ProxyTable(Table):
         if info.data.get("mode") == "tcp":
             for key, wrong in (("httpclose", value.httpclose), ("cookie", value.cookie.name)):
                 if wrong:
-                    raise PydanticCustomError("tcp", _NOT_FOR_TCP, {"key": key})
+                    raise PydanticCustomError("tcp", NOT_FOR_TCP, {"key": key})
             if value.stats.uri and not value.stats.bind:
                 raise PydanticCustomError("tcp", "needs a bind of its own in tcp mode", {"key": "stats"})
         return value
@@ -1322,7 +1326,7 @@ class RetireTable(Table):
         default="remove",
         description="Remove its containers, or keep them running for an instant rollback (standby).",
     )
-    drain_timeout: Annotated[Duration, _between("1s", "1h")] = Field(
+    drain_timeout: Annotated[Duration, between("1s", "1h")] = Field(
         default=30.0, description="How long requests in flight to the old release are waited for."
     )
     keep: int = Field(
@@ -1333,7 +1337,7 @@ class RetireTable(Table):
 class BakeTable(Table):
     """The time between the switch and the commit in which the witness can take the switch back."""
 
-    seconds: Annotated[Duration, _between("0s", "1h")] = Field(default=5.0, description="How long; 0 for not at all.")
+    seconds: Annotated[Duration, between("0s", "1h")] = Field(default=5.0, description="How long; 0 for not at all.")
     max_error_ratio: float | None = Field(
         default=None,
         ge=0,
@@ -1368,7 +1372,7 @@ class WitnessTable(Table):
 
     rate: int = Field(default=20, ge=1, le=1000, description="Requests a second.")
     connections: int = Field(default=2, ge=1, le=50, description="How many connections are kept alive.")
-    timeout: Annotated[Duration, _between("100ms", "5m")] = Field(
+    timeout: Annotated[Duration, between("100ms", "5m")] = Field(
         default=10.0, description="How long an answer may take before it counts as failed."
     )
 
@@ -1381,7 +1385,7 @@ class HookTable(Table):
         BeforeValidator(_command),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ] = Field(description="The command: a list is run as it is, a string by sh -c.")
-    timeout: Annotated[Duration, _between("1s", "24h")] = Field(
+    timeout: Annotated[Duration, between("1s", "24h")] = Field(
         default=60.0, description="How long it may take before it is ended, which counts as failed."
     )
 
@@ -1407,9 +1411,9 @@ class PlacedHookTable(HookTable):
         description="On the machine that runs bluegreen (here), or in a container of the release, with the app's"
         " settings (image).",
     )
-    on: Annotated[
-        tuple[Literal["deploy", "rollback"], ...], _List, AfterValidator(_distinct), AfterValidator(_some)
-    ] = Field(default=("deploy",), description="Which runs call it: deploy, rollback, or both.")
+    on: Annotated[tuple[Literal["deploy", "rollback"], ...], LIST, AfterValidator(distinct), AfterValidator(_some)] = (
+        Field(default=("deploy",), description="Which runs call it: deploy, rollback, or both.")
+    )
 
 
 class HooksTable(Table):
@@ -1445,12 +1449,12 @@ class VipTable(Table):
     router_id: Annotated[int, BeforeValidator(_same_everywhere), Field(ge=1, le=255)] = Field(
         default=51, description="The number of the pair, from 1 to 255: no other pair in this network may have it."
     )
-    priorities: Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], _List, AfterValidator(_priorities)] = Field(
+    priorities: Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], LIST, AfterValidator(_priorities)] = Field(
         default=(200, 100),
         description="Of each node, from 1 to 254: of those that live, the highest holds the address.",
     )
     version: Literal[2, 3] = Field(default=2, validate_default=True, description="The version of VRRP.")
-    advert: Annotated[Duration, _between("10ms", "255s")] = Field(
+    advert: Annotated[Duration, between("10ms", "255s")] = Field(
         default=1.0,
         description="How often the holder says that it lives. After three in vain the next takes over."
         " Under a second needs version 3.",
@@ -1463,12 +1467,12 @@ class VipTable(Table):
     preempt: bool = Field(
         default=True, description="Whether a node of a higher priority that comes back takes the address back."
     )
-    peers: Annotated[tuple[Annotated[str, AfterValidator(_plain_ip)], ...], _List, AfterValidator(_distinct)] = Field(
+    peers: Annotated[tuple[Annotated[str, AfterValidator(_plain_ip)], ...], LIST, AfterValidator(distinct)] = Field(
         default=(),
         description="The nodes' own addresses in the order of `priorities`, for networks without multicast."
         " Default: multicast.",
     )
-    image: Annotated[str, AfterValidator(_image_reference)] = Field(
+    image: Image = Field(
         default="bluegreen-lab/keepalived",
         description="The image that `vip boot` runs: any with keepalived 2 and perl.",
     )
@@ -1545,7 +1549,7 @@ class NotifyTable(Table):
         repr=False,
         description="An incoming webhook of Slack, or of a chat that takes the same, such as Mattermost.",
     )
-    on: Annotated[tuple[Literal["done", "undone", "failed"], ...], _List, AfterValidator(_distinct)] = Field(
+    on: Annotated[tuple[Literal["done", "undone", "failed"], ...], LIST, AfterValidator(distinct)] = Field(
         default=("done", "undone", "failed"), description="Which ends they are told of."
     )
 
@@ -1553,25 +1557,23 @@ class NotifyTable(Table):
 class MetricsTable(Table):
     """Where the figures of every run go."""
 
-    influxdb: Annotated[str, AfterValidator(_url)] = Field(
-        default="", validate_default=False, description="The address of an InfluxDB. Default: none."
-    )
-    database: Annotated[str, _matching(_INFLUX_NAME, "the name of a database")] = Field(
+    influxdb: Url = Field(default="", validate_default=False, description="The address of an InfluxDB. Default: none.")
+    database: Annotated[str, matching(_INFLUX_NAME, "the name of a database")] = Field(
         default="fluentdb", description="Its database (InfluxDB 1.x), which is made if it is not there."
     )
-    user: Annotated[str, _matching(_INFLUX_NAME, "the name of a user")] = Field(
+    user: Annotated[str, matching(_INFLUX_NAME, "the name of a user")] = Field(
         default="", validate_default=False, description="Its user, whose password is in BLUEGREEN_INFLUXDB_PASSWORD."
     )
-    bucket: Annotated[str, _matching(_INFLUX_NAME, "the name of a bucket")] = Field(
+    bucket: Annotated[str, matching(_INFLUX_NAME, "the name of a bucket")] = Field(
         default="",
         validate_default=False,
         description="A bucket (InfluxDB 2.x), whose token is in BLUEGREEN_INFLUXDB_TOKEN; database and user are then"
         " not used.",
     )
-    org: Annotated[str, _matching(_INFLUX_NAME, "the name of an organization")] = Field(
+    org: Annotated[str, matching(_INFLUX_NAME, "the name of an organization")] = Field(
         default="", validate_default=False, description="The organization that the bucket is in."
     )
-    textfile: Annotated[str, _matching(r"[^\x00-\x1f]{1,1000}\.prom", 'a file whose name ends with ".prom"')] = Field(
+    textfile: Annotated[str, matching(r"[^\x00-\x1f]{1,1000}\.prom", 'a file whose name ends with ".prom"')] = Field(
         default="",
         validate_default=False,
         description="A file for the textfile collector of Prometheus's node exporter, on the machine that deploys.",
@@ -1590,7 +1592,7 @@ class Settings(Table):
 
     service: Annotated[
         str,
-        _matching(_SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
+        matching(SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
     rollback_floor: bool = Field(
         default=False,
@@ -1683,7 +1685,7 @@ class Settings(Table):
         if self.probe.body is None:
             return None
         words = {"release": release.name, "number": release.number}
-        return _PLACEHOLDER.sub(lambda match: words[match[1]], self.probe.body).strip()
+        return PLACEHOLDER.sub(lambda match: words[match[1]], self.probe.body).strip()
 
     @model_validator(mode="before")
     @classmethod
@@ -1692,7 +1694,7 @@ class Settings(Table):
             return data
         service, image = data.get("service"), data.get("image", {})
         if isinstance(image, dict) and "repository" not in image:
-            valid = isinstance(service, str) and _SERVICE.fullmatch(service)
+            valid = isinstance(service, str) and SERVICE.fullmatch(service)
             return {**data, "image": {**image, "repository": service if valid else "x"}}
         return data
 
@@ -1722,7 +1724,7 @@ class Settings(Table):
         proxy = info.data.get("proxy")
         for key in ("max_error_ratio", "max_p99_ms"):
             if getattr(bake, key) is not None and proxy and proxy.mode == "tcp":
-                raise PydanticCustomError("tcp", _NOT_FOR_TCP, {"key": key})
+                raise PydanticCustomError("tcp", NOT_FOR_TCP, {"key": key})
         return bake
 
     @field_validator("witness")
@@ -1792,7 +1794,7 @@ def parse(data: Mapping[str, Any], *, root: Path | None = None, name: str = FILE
     try:
         settings = Settings.model_validate(dict(data))
     except ValidationError as error:
-        problems = [_problem(found) for found in error.errors(include_url=False)]
+        problems = [problem(found) for found in error.errors(include_url=False)]
     except RecursionError:
         raise SettingsError(f"{name} is nested too deeply") from None
     else:
@@ -1806,7 +1808,7 @@ def check_release_name(name: str) -> str:
     """`name`, if it can be the tag of an image. Raises UsageError for anything else."""
     if not _TAG.fullmatch(name):
         raise UsageError(
-            f"{_shown(name)} can't be the name of a release",
+            f"{shown(name)} can't be the name of a release",
             hint="it becomes the image's tag: at most 128 of a-z, A-Z, 0-9 and `_.-`, no `.` or `-` first",
         )
     return name
@@ -1814,9 +1816,9 @@ def check_release_name(name: str) -> str:
 
 def example(service: str) -> str:
     """The commented settings file that `bluegreen init` writes. Raises UsageError for an impossible name."""
-    if not _SERVICE.fullmatch(service):
+    if not SERVICE.fullmatch(service):
         raise UsageError(
-            f"{_shown(service)} can't be the name of a service",
+            f"{shown(service)} can't be the name of a service",
             hint="use a-z, 0-9, `_` and `-`, at most 41, with a letter or digit first",
         )
     return _TEMPLATE.read_text(encoding="utf-8").replace("SERVICE", service)
@@ -1843,7 +1845,7 @@ def _without_null(part: object) -> object:
     return kept
 
 
-def _problem(found: ErrorDetails) -> str:
+def problem(found: ErrorDetails) -> str:
     where: tuple[int | str, ...] = found["loc"]
     context = found.get("ctx", {})
     if where and where[-1] == "[key]":
@@ -1853,8 +1855,8 @@ def _problem(found: ErrorDetails) -> str:
     kind = found["type"]
     if kind == "missing" and (table := _table(where)):
         needed = [key for key, field in table.model_fields.items() if field.is_required()]
-        return "\n  ".join(f"{_dotted((*where, key))}: is missing" for key in needed)
-    return f"{_dotted(where)}: {_words(kind, where, found, context)}"
+        return "\n  ".join(f"{dotted((*where, key))}: is missing" for key in needed)
+    return f"{dotted(where)}: {_words(kind, where, found, context)}"
 
 
 _KINDS = {
@@ -1883,7 +1885,7 @@ def _words(kind: str, where: tuple[int | str, ...], found: ErrorDetails, context
     words = _KINDS[kind].format(**context)
     if kind == "missing" or any(where[: len(table)] == table for table in _SECRET):
         return words
-    return f"{words}, not {_shown(found['input'])}"
+    return f"{words}, not {shown(found['input'])}"
 
 
 def _suggestion(where: tuple[int | str, ...]) -> str:
@@ -1894,7 +1896,7 @@ def _suggestion(where: tuple[int | str, ...]) -> str:
     known = [field.alias or name for name, field in table.model_fields.items()] if table else []
     close = difflib.get_close_matches(str(key)[:100], known, n=1)
     if close:
-        return f"; did you mean {_dotted((*parents, close[0]))}?"
+        return f"; did you mean {dotted((*parents, close[0]))}?"
     for name in Settings.model_fields:
         other = _table((name,))
         if other and key in other.model_fields:
@@ -1920,14 +1922,14 @@ def _table(where: tuple[int | str, ...]) -> type[Table] | None:
     return table
 
 
-def _dotted(where: tuple[int | str, ...]) -> str:
+def dotted(where: tuple[int | str, ...]) -> str:
     """The path as in TOML: `app.volumes[0]`, and what is no bare key in quotes."""
     text = ""
     for key in where:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += "." * bool(text) + (key if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", key) else _shown(key))
+            text += "." * bool(text) + (key if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", key) else shown(key))
     return text or FILE
 
 
