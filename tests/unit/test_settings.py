@@ -21,6 +21,8 @@ from bluegreen import settings as subject
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.model import Release
 from bluegreen.settings import Settings, Size, check_release_name, example, load, parse, schema
+from bluegreen.settings.problems import dotted
+from bluegreen.settings.values import duration
 
 ROOT = Path(__file__).parents[2]
 LEAST: dict[str, Any] = {"service": "shop", "app": {"port": 9000}}
@@ -681,7 +683,7 @@ def test_what_no_tag_can_be_is_no_release_name(name: str) -> None:
     [("200ms", 0.2), ("2s", 2), ("5m", 300), ("1h", 3600), ("1.5s", 1.5), (7, 7), (0.25, 0.25), ("0.5m", 30)],
 )
 def test_a_duration_becomes_seconds(text: object, seconds: float) -> None:
-    assert subject.duration(text) == seconds
+    assert duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -707,7 +709,7 @@ def test_a_duration_becomes_seconds(text: object, seconds: float) -> None:
 )
 def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
-        subject.duration(value)
+        duration(value)
 
 
 @pytest.mark.parametrize(
@@ -733,7 +735,7 @@ def test_a_duration_has_its_bounds(
 @given(st.integers(1, 10**9 - 1), st.sampled_from(["ms", "s", "m", "h"]))
 def test_any_number_with_a_unit_is_that_many(number: int, unit: str) -> None:
     factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
-    assert subject.duration(f"{number}{unit}") == pytest.approx(number * factor)
+    assert duration(f"{number}{unit}") == pytest.approx(number * factor)
 
 
 @pytest.mark.parametrize(
@@ -839,7 +841,7 @@ ELSEWHERE = (*FILES, "proxy.logging.options")
 PROXY_STRINGS = [
     (path, text)
     for path, text in strings(FULL["proxy"], ("proxy",))
-    if not subject.dotted(path).startswith(ELSEWHERE)
+    if not dotted(path).startswith(ELSEWHERE)
 ]
 HOSTILE_TEXTS = ["{{ 7*7 }}", "{% raw %}", "\n  server x 192.0.2.1:80", ";\n}", "$host", "${HOME}", " #", " if TRUE"]
 
@@ -858,7 +860,7 @@ def test_every_string_option_is_among_those_that_are_tried() -> None:
 
 @pytest.mark.parametrize(("path", "right"), PROXY_STRINGS)
 def test_no_hostile_value_gets_into_a_proxys_file(path: Where, right: str) -> None:
-    where = subject.dotted(path)
+    where = dotted(path)
     texts = [*HOSTILE_TEXTS, *HOSTILE.replace("$", "").replace("%", "")]
     for hostile in texts:
         for value in (right + hostile, hostile + right, right[:3] + hostile + right[3:]):

@@ -1,0 +1,40 @@
+"""bluegreen.toml as frozen, typed settings: every problem at once, each with its path.
+
+Each module has the tables that its first line names. `values` has what they are made of, `whole` puts them
+together, `file` reads them, and `problems` tells what is wrong.
+"""
+
+from bluegreen.settings.app import SECRETS, AppTable, SecretTable
+from bluegreen.settings.file import example, load, parse, schema
+from bluegreen.settings.haproxy import HAProxyTable
+from bluegreen.settings.hooks import HookTable
+from bluegreen.settings.image import check_release_name
+from bluegreen.settings.metrics import MetricsTable
+from bluegreen.settings.notify import check_secret_url
+from bluegreen.settings.proxy import ProxyTable
+from bluegreen.settings.run import BakeTable
+from bluegreen.settings.values import Size, Table
+from bluegreen.settings.vip import VipTable
+from bluegreen.settings.whole import FILE, Settings
+
+__all__ = [
+    "FILE",
+    "SECRETS",
+    "AppTable",
+    "BakeTable",
+    "HAProxyTable",
+    "HookTable",
+    "MetricsTable",
+    "ProxyTable",
+    "SecretTable",
+    "Settings",
+    "Size",
+    "Table",
+    "VipTable",
+    "check_release_name",
+    "check_secret_url",
+    "example",
+    "load",
+    "parse",
+    "schema",
+]

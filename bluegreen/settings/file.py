@@ -1,0 +1,105 @@
+"""bluegreen.toml itself: reading it, writing a first one, and its schema for editors."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bluegreen.errors import SettingsError, UsageError
+from bluegreen.settings.problems import problem
+from bluegreen.settings.values import SERVICE, shown
+from bluegreen.settings.whole import FILE, Settings
+
+VARIABLE = "BLUEGREEN_CONFIG"
+_TEMPLATE = Path(__file__).parents[1] / "templates" / FILE
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings in `path`, else in the file that BLUEGREEN_CONFIG names, else in ./bluegreen.toml.
+
+    Raises SettingsError, with every problem in its message, when the file is missing, broken or asks for what
+    can't be.
+    """
+    file = path or Path(os.environ.get(VARIABLE) or FILE)
+    name = _name(file)
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no settings file {name}",
+            hint=f"write one with `bluegreen init`, or name it with -c or {VARIABLE}",
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{name} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{name} is not TOML: not UTF-8 (at line {line})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name} is not TOML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise SettingsError(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        # A number with thousands of digits, or a NUL in the file's own name.
+        raise SettingsError(f"{name} can't be read: {_one_line(str(error))}") from None
+    settings = parse(data, root=file.absolute().parent, name=name)
+    settings._file = file.absolute()
+    return settings
+
+
+def parse(data: Mapping[str, Any], *, root: Path | None = None, name: str = FILE) -> Settings:
+    """The settings in `data`, as TOML gives them. Raises SettingsError, with every problem in its message."""
+    try:
+        settings = Settings.model_validate(dict(data))
+    except ValidationError as error:
+        problems = [problem(found) for found in error.errors(include_url=False)]
+    except RecursionError:
+        raise SettingsError(f"{name} is nested too deeply") from None
+    else:
+        settings._root = root or Path()
+        return settings
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise SettingsError("\n  ".join([f"{name} has {count}:", *problems]))
+
+
+def example(service: str) -> str:
+    """The commented settings file that `bluegreen init` writes. Raises UsageError for an impossible name."""
+    if not SERVICE.fullmatch(service):
+        raise UsageError(
+            f"{shown(service)} can't be the name of a service",
+            hint="use a-z, 0-9, `_` and `-`, at most 41, with a letter or digit first",
+        )
+    return _TEMPLATE.read_text(encoding="utf-8").replace("SERVICE", service)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the settings file, for editors."""
+    found = _without_null(Settings.model_json_schema())
+    assert isinstance(found, dict)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": FILE}
+
+
+def _without_null(part: object) -> object:
+    """`part` of a schema without what TOML has not: null, and defaults that stand for something computed."""
+    if isinstance(part, list):
+        return [_without_null(item) for item in part if item != {"type": "null"}]
+    if not isinstance(part, dict):
+        return part
+    kept = {key: _without_null(value) for key, value in part.items() if key != "default" or value not in (None, "")}
+    match kept.get("anyOf"):
+        case [dict(only)]:
+            del kept["anyOf"]
+            kept = {**only, **kept}
+    return kept
+
+
+def _name(file: Path) -> str:
+    return str(file) if str(file).isprintable() else repr(str(file))
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
