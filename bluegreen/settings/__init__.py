@@ -1,7 +1,8 @@
 """bluegreen.toml as frozen, typed settings: every problem at once, each with its path.
 
 Each module has the tables that its first line names. `values` has what they are made of, `whole` puts them
-together, `file` reads them, and `problems` tells what is wrong.
+together, `file` reads them, and `problems` tells what is wrong. The tables' modules do without
+`from __future__ import annotations`, with which pydantic evaluates each annotation from its text at every start.
 """
 
 from bluegreen.settings.app import SECRETS, AppTable, SecretTable

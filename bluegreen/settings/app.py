@@ -1,10 +1,8 @@
 """[app]: how a replica runs, with its secrets, volumes and limits."""
 
-from __future__ import annotations
-
 import posixpath
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -125,7 +123,7 @@ class SecretTable(Table):
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> SecretTable:
+    def _one_place(self) -> Self:
         if sum(each is not None for each in (self.env, self.file, self.gitlab)) != 1:
             raise PydanticCustomError("place", "must name one place: env, file or gitlab")
         return self
@@ -204,7 +202,7 @@ class AppTable(Table):
         return {path: options for path, _, options in parts if path not in taken}
 
     @model_validator(mode="after")
-    def _room_for_secrets(self) -> AppTable:
+    def _room_for_secrets(self) -> Self:
         for name, secret in self.secrets.items():
             if secret.as_ == "env" and name in self.env:
                 words = f"{name} is in app.env, too"

@@ -1,7 +1,5 @@
 """What is said alike of the app's containers and of the proxy's: who runs it, and where its output goes."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """[gitlab]: where deployments are recorded."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

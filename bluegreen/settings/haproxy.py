@@ -1,10 +1,8 @@
 """[proxy.haproxy]: what only HAProxy has, much of it under the words of its own file."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -159,7 +157,7 @@ class CookieTable(Table):
     )
 
     @model_validator(mode="after")
-    def _inserted(self) -> CookieTable:
+    def _inserted(self) -> Self:
         only = sorted(self.model_fields_set & {"domain", "httponly", "secure", "maxidle", "maxlife"})
         if self.mode != "insert" and only:
             raise PydanticCustomError("mode", "goes with mode = 'insert' only", {"key": only[0]})
@@ -187,7 +185,7 @@ class StatsTable(Table):
     )
 
     @model_validator(mode="after")
-    def _closed(self) -> StatsTable:
+    def _closed(self) -> Self:
         key = words = ""
         loopback = self.bind is not None and ipaddress.ip_address(self.bind.rpartition(":")[0].strip("[]")).is_loopback
         if (self.user is None) != (self.password is None):
@@ -245,7 +243,7 @@ class HAProxyTable(Table):
     stats: StatsTable = Field(default_factory=StatsTable)
 
     @model_validator(mode="after")
-    def _one_user(self) -> HAProxyTable:
+    def _one_user(self) -> Self:
         if self.uid is not None and self.user is not None:
             raise PydanticCustomError("twice", "names the same as user: leave one out", {"key": "uid"})
         return self

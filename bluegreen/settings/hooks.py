@@ -1,7 +1,5 @@
 """[hooks]: commands of the user's, each at a moment of a run."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema

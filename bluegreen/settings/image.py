@@ -1,7 +1,5 @@
 """[image] and [registry]: what a release's image is built from, what it is called, and what it goes through."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """[metrics]: where the figures of every run go."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator

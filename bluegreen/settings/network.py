@@ -1,7 +1,5 @@
 """[network]: the subnet that the containers are in."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from typing import Annotated

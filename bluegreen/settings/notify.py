@@ -1,7 +1,5 @@
 """[notify]: who is told how a run ended."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

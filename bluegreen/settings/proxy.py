@@ -1,7 +1,5 @@
 """[proxy], with [proxy.tls] and [proxy.host]: what carries the traffic, and where it is."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, get_args
 

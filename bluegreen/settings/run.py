@@ -1,7 +1,5 @@
 """[probe], [bake], [witness] and [retire]: what a run waits for and watches, and what becomes of the old release."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """[proxy.tcp] and [[proxy.static]]: connections that nobody looks into."""
 
-from __future__ import annotations
-
 import ipaddress
 from typing import Annotated, Literal
 

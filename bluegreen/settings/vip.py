@@ -1,7 +1,5 @@
 """[vip]: the address that two load balancers share."""
 
-from __future__ import annotations
-
 import ipaddress
 import math
 import re

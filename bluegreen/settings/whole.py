@@ -1,7 +1,5 @@
 """All tables together, what follows from several of them, and what is checked between them."""
 
-from __future__ import annotations
-
 import hashlib
 import ipaddress
 import json
