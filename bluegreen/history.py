@@ -19,6 +19,7 @@ from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from bluegreen import archive
 from bluegreen.errors import Failed
 from bluegreen.words import plain
 
@@ -64,7 +65,7 @@ class History:
         """The run's receipt is kept, in the place of the oldest if there are many. For the holder of the lock."""
         container = self._find() or self._make()
         file = _free_place(_read(container))
-        container.put_archive(ROOT, _archive(file, pack(receipt)))
+        container.put_archive(ROOT, archive.pack({file: pack(receipt)}, mode=0o600))
 
     def runs(self) -> list[Kept]:
         """What is kept, the latest run first and what is damaged last."""
@@ -216,13 +217,3 @@ def _entries(raw: bytes) -> Iterator[Kept]:
             if _FILE.fullmatch(file):
                 content = tar.extractfile(entry) if entry.isfile() and entry.size <= SIZE_LIMIT else None
                 yield Kept(file, unpack(content.read()) if content else None)
-
-
-def _archive(file: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry = tarfile.TarInfo(file)
-        entry.size, entry.mode = len(content), 0o600
-        tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-

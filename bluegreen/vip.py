@@ -6,16 +6,15 @@ It belongs to the host and its proxy, and to no service: its name comes from the
 from __future__ import annotations
 
 import contextlib
-import io
 import ipaddress
 import re
-import tarfile
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from bluegreen import archive
 from bluegreen.errors import Failed, SettingsError, UsageError
 from bluegreen.proxies.templates import render as render_template
 from bluegreen.settings import Settings, VipTable
@@ -130,7 +129,7 @@ class Vip:
         elif current == wanted:
             done = f"runs again as node {node}"
         else:
-            container.put_archive(ROOT, _tar(FILE, wanted))
+            container.put_archive(ROOT, _packed(wanted))
             done = f"has loaded its new file as node {node}" if running else f"runs as node {node} with its new file"
         if running:
             container.kill("HUP")
@@ -205,12 +204,9 @@ class Vip:
         if container is None:
             return ""
         try:
-            pieces, _ = container.get_archive(f"{ROOT}/{FILE}")
+            return archive.read(container, f"{ROOT}/{FILE}").get(FILE, b"").decode(errors="replace")
         except NotFound:
             return ""
-        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
-            file = tar.extractfile(FILE)
-            return file.read().decode(errors="replace") if file else ""
 
     def _version(self, container: Any) -> str | None:
         words = container.exec_run(["keepalived", "--version"]).output.decode(errors="replace")
@@ -256,7 +252,7 @@ class Vip:
             raise Failed(f"{image} is not on the engine", hint=f"docker pull {image}") from error
         try:
             if file:
-                container.put_archive("/", _tar(FILE, file))
+                container.put_archive("/", _packed(file))
             container.start()
             return container.wait()["StatusCode"], container.logs().decode(errors="replace")
         finally:
@@ -285,7 +281,7 @@ class Vip:
             stop_signal="SIGTERM",
             log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         )
-        container.put_archive(ROOT, _tar(FILE, text))
+        container.put_archive(ROOT, _packed(text))
         return container
 
     def _stays_up(self, container: Any, started: str) -> None:
@@ -313,11 +309,6 @@ def parse_view(words: str) -> View:
     return View(frozenset(found), interfaces, last == "1")
 
 
-def _tar(name: str, text: str) -> bytes:
-    """A tar of one file that root alone may read, as it may hold a password."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry, data = tarfile.TarInfo(name), text.encode()
-        entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
-        tar.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+def _packed(text: str) -> bytes:
+    """A tar of Keepalived's file, which root alone may read, as it may hold a password."""
+    return archive.pack({FILE: text.encode()}, mode=0o600)

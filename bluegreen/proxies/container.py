@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from bluegreen import archive
 from bluegreen.errors import Failed
 from bluegreen.model import Endpoint
 from bluegreen.proxies.agent import SILENCE, Agent
@@ -93,11 +92,9 @@ class ProxyContainer:
         if container is None:
             return []
         try:
-            pieces, _ = container.get_archive(self.services)
+            names = [path.rpartition("/")[2] for path in archive.read(container, self.services)]
         except NotFound:
             return []
-        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
-            names = [entry.name.rpartition("/")[2] for entry in tar if entry.isfile()]
         return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
     def _inspect(self) -> Any | None:
@@ -123,7 +120,7 @@ class ProxyContainer:
         elif networks:
             self._check(container)
         if container.status == "created" and not new:  # whoever made it may have died before its files were in
-            container.put_archive(ROOT, _archive(files))
+            container.put_archive(ROOT, _packed(files))
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
@@ -227,7 +224,7 @@ class ProxyContainer:
             volumes={self.name: {"bind": ROOT, "mode": "rw"}},
             **confined(user="0", cap_add=["CHOWN", "DAC_OVERRIDE"]),
         )
-        filler.put_archive(ROOT, _archive(files))
+        filler.put_archive(ROOT, _packed(files))
         filler.start()
         code = filler.wait()["StatusCode"]
         words = filler.logs(tail=5).decode(errors="replace").strip()
@@ -297,19 +294,6 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _archive(files: Mapping[str, str]) -> bytes:
+def _packed(files: Mapping[str, str]) -> bytes:
     """A tar of the files, and of the directories they stand in, readable to all."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        directories = sorted({path.rpartition("/")[0] for path in files if "/" in path})
-        for directory in directories:
-            entry = tarfile.TarInfo(directory)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(entry)
-        for path, content in files.items():
-            if not path.endswith("/"):
-                entry = tarfile.TarInfo(path)
-                data = content.encode()
-                entry.size, entry.mode = len(data), 0o644
-                tar.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+    return archive.pack({path: content.encode() for path, content in files.items()}, mode=0o644)

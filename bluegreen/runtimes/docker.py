@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import ipaddress
 import json
 import os
 import struct
-import tarfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from docker.utils.socket import STDERR, STDOUT
 from requests import RequestException
 from urllib3.exceptions import HTTPError
 
+from bluegreen import archive
 from bluegreen.errors import Failed, SettingsError
 from bluegreen.gitlab import checked_out
 from bluegreen.hooks import GRACE, POLL
@@ -485,20 +484,13 @@ class DockerRuntime:
         files = self._secrets().files
         if not files:
             return
-        owner = _user_id(container)
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as tar:
-            for name, value in files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode, entry.uid = len(value), 0o400, owner
-                tar.addfile(entry, io.BytesIO(value))
-        container.put_archive(SECRETS, buffer.getvalue())
+        container.put_archive(SECRETS, archive.pack(files, mode=0o400, owner=_user_id(container)))
 
     def _handed(self, container: Any) -> dict[str, bytes]:
         """The secrets that a container has as files."""
         if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
             return {}  # what the image may have there is none of ours
-        return {name.rpartition("/")[2]: value for name, value in _files_of(container, SECRETS).items()}
+        return {name.rpartition("/")[2]: value for name, value in archive.read(container, SECRETS).items()}
     def _in_free_place(self, name: str, create: Callable[[], Any]) -> Any:
         """What `create` made, though the engine may still be at what a killed run asked of it last.
 
@@ -635,14 +627,6 @@ def _before(labels: Mapping[str, str]) -> tuple[Release, ...]:
     return tuple(Release(name, digest, floor=bool(floor)) for name, digest, *floor in before)
 
 
-def _files_of(container: Any, path: str) -> dict[str, bytes]:
-    """The content of the files at this path of a container, running or not, by their paths."""
-    pieces, _ = container.get_archive(path)
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
-        found = ((entry.name, tar.extractfile(entry)) for entry in tar if entry.isfile())
-        return {name: file.read() for name, file in found if file}
-
-
 def _user_id(container: Any) -> int:
     """The number of the user that a container runs as, which its image may know by a name only."""
     name = container.attrs["Config"]["User"].partition(":")[0]
@@ -650,7 +634,7 @@ def _user_id(container: Any) -> int:
         return 0
     if name.isdecimal():
         return int(name)
-    [passwd] = _files_of(container, "/etc/passwd").values()
+    [passwd] = archive.read(container, "/etc/passwd").values()
     rows = (line.split(":") for line in passwd.decode(errors="replace").splitlines())
     # The engine knows no other user either, and will say so.
     return next((int(row[2]) for row in rows if row[0] == name and len(row) > 2 and row[2].isdecimal()), 0)

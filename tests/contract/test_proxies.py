@@ -11,11 +11,12 @@ import pytest
 from benches import EDIT, ContainerBench, ProxyBench
 from harness import HAPROXY, NGINX, eventually
 
+from bluegreen import archive
 from bluegreen.errors import BluegreenError, Failed
 from bluegreen.model import Colour, Counts, Endpoint, SwitchRecord
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import AgentError
-from bluegreen.proxies.container import ProxyContainer, _archive
+from bluegreen.proxies.container import ProxyContainer
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 VERSION = {BLUE: (200, "version 1"), GREEN: (200, "version 2")}
@@ -377,8 +378,8 @@ def test_one_that_was_made_before_proxies_were_confined_works_on_as_it_is(
 
     def fill(place: ProxyContainer, files: dict[str, str], user: str) -> None:
         assert user == "0"
-        there = {path: content for path, content in files.items() if not path.startswith("http/")}
-        made(bench).put_archive("/bluegreen", _archive(there))
+        there = {path: text.encode() for path, text in files.items() if not path.startswith("http/")}
+        made(bench).put_archive("/bluegreen", archive.pack(there, mode=0o644))
 
     with monkeypatch.context() as patched:
         patched.setattr(ProxyContainer, "_create", create)

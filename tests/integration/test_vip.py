@@ -24,9 +24,8 @@ from evidence import log
 from harness import FULL, PREFIX, TestService, eventually
 from hosts import Host, running_host
 
-from bluegreen import doctor
+from bluegreen import archive, doctor
 from bluegreen.doctor import Finding
-from bluegreen.proxies.container import _archive as archive
 from bluegreen.settings import parse
 from bluegreen.vip import render
 
@@ -320,7 +319,8 @@ def test_keepalived_takes_every_file_that_is_rendered_without_a_word(engine: doc
     script = 'cd /files; for file in *; do keepalived -t -f "$file" || echo "refused $file"; done'
     container = engine.containers.create(IMAGE, ["sh", "-c", script], labels={"bluegreen.test": PREFIX})
     try:
-        container.put_archive("/", archive({f"files/{name}": text for name, text in files.items()}))
+        packed = {f"files/{name}": text.encode() for name, text in files.items()}
+        container.put_archive("/", archive.pack(packed, mode=0o644))
         container.start()
         container.wait()
         said = container.logs().decode().splitlines()
