@@ -96,6 +96,10 @@ wait_option = click.option("--wait", default=0.0, metavar="SECONDS", help="Wait 
 assume_plan = click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and change nothing.")
 
 
+skip_unreachable = click.option(
+    "--skip-unreachable", is_flag=True, help="Go on without the hosts that can't be reached."
+)
+
 overwrite = click.option(
     "--overwrite", is_flag=True, help="Push over another content that the registry has under this name."
 )
@@ -107,6 +111,7 @@ def run_options(command: F) -> F:
         as_json,
         assume_plan,
         wait_option,
+        skip_unreachable,
         click.option("--no-witness", is_flag=True, help="Send no requests of our own through the proxy."),
         click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a page to look at."),
         click.option("--receipt", "receipt_file", type=click.Path(path_type=Path), help="Write the receipt as JSON."),
@@ -179,6 +184,7 @@ def deploy(
     no_witness: bool,
     receipt_file: Path | None,
     report_file: Path | None,
+    skip_unreachable: bool,
     rebuild: bool,
     overwrite: bool,
     overwrite_edits: bool,
@@ -192,7 +198,12 @@ def deploy(
         console.plan(service.plan_deploy(release, build=rebuild))
         return
     options = Options(
-        wait=wait, witness=not no_witness, build=rebuild, overwrite=overwrite, overwrite_edits=overwrite_edits
+        wait=wait,
+        witness=not no_witness,
+        build=rebuild,
+        overwrite=overwrite,
+        overwrite_edits=overwrite_edits,
+        skip_unreachable=skip_unreachable,
     )
     _conclude(console, receipt_file, report_file, lambda: service.deploy(release, options, console.event))
 
@@ -210,6 +221,7 @@ def rollback(
     no_witness: bool,
     receipt_file: Path | None,
     report_file: Path | None,
+    skip_unreachable: bool,
 ) -> None:
     """Take the previous release live again, or RELEASE."""
     from bluegreen.console import Console
@@ -219,18 +231,32 @@ def rollback(
     if only_plan:
         console.plan(service.plan_rollback(release))
         return
-    options = Options(wait=wait, witness=not no_witness)
+    options = Options(wait=wait, witness=not no_witness, skip_unreachable=skip_unreachable)
     _conclude(console, receipt_file, report_file, lambda: service.rollback(release, options, console.event))
 
 
 @main.command()
 @as_json
 @with_service
-def status(service: Any, as_json: bool) -> None:
-    """Show what is live, what a rollback would bring back, and the proxy."""
+def status(service: Any, as_json: bool) -> int:
+    """Show what is live, what a rollback would bring back, and the proxy. Ends with 1 if a host is behind."""
     from bluegreen.console import Console
 
-    Console(as_json=as_json).status(service.status())
+    found = service.status()
+    Console(as_json=as_json).status(found)
+    return 1 if any(host["behind"] for host in found["hosts"]) else 0
+
+
+@main.command()
+@wait_option
+@skip_unreachable
+@with_service
+def sync(service: Any, wait: float, skip_unreachable: bool) -> None:
+    """Bring every host to what is live, as one that was away when the others were switched."""
+    from bluegreen.console import Console
+    from bluegreen.service import Options
+
+    click.echo("\n".join(service.sync(Options(wait=wait, skip_unreachable=skip_unreachable), Console().event)))
 
 
 @main.command()
@@ -525,8 +551,9 @@ def gitlab_render(**options: Any) -> None:
 @main.command()
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @wait_option
+@skip_unreachable
 @with_service
-def down(service: Any, yes: bool, wait: float) -> None:
+def down(service: Any, yes: bool, wait: float, skip_unreachable: bool) -> None:
     """Remove the service: its containers, its network and its place in the proxy."""
     from bluegreen.console import Console
     from bluegreen.service import Options
@@ -534,7 +561,7 @@ def down(service: Any, yes: bool, wait: float) -> None:
     name = service.settings.service
     if not yes and not click.confirm(f"remove {name}, which then serves nothing?"):
         raise click.Abort
-    gone = service.down(Console().event, Options(wait=wait))
+    gone = service.down(Console().event, Options(wait=wait, skip_unreachable=skip_unreachable))
     click.echo("\n".join(f"removed {each}" for each in gone) or f"nothing of {name} was there")
 
 

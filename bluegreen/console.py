@@ -132,6 +132,9 @@ class Console:
                 )
             elif role == "live":
                 self.line("  live     nothing")
+        if len(status["hosts"]) > 1 or any(host["behind"] for host in status["hosts"]):
+            for host in status["hosts"]:
+                self._host(host)
         rollback = status["rollback"]
         ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
         self.line(f"  rollback {ready}: {rollback['why']}")
@@ -145,6 +148,14 @@ class Console:
             self.line(f"  next     {status['next']}")
         if status["lock"]:
             self.line(f"  locked by {status['lock']}")
+
+    def _host(self, host: dict[str, Any]) -> None:
+        replicas = host["replicas"]
+        runs = f" ({host['colour']}), {replicas['running']} of {replicas['wanted']} running" if replicas else ""
+        through = f", {host['proxy']}" if host["proxy"] else ""
+        self.line(f"  host     {host['name']}: {host['live'] or 'nothing'}{runs}{through}")
+        if host["behind"]:
+            self.line(f"           is behind: {plain(host['behind'])}; next: bluegreen sync")
 
     def history(self, runs: Sequence[dict[str, Any]]) -> None:
         if self.as_json:

@@ -12,7 +12,8 @@ from types import FrameType
 
 import requests
 
-from bluegreen.errors import BluegreenError, Interrupted, NeedsPerson
+from bluegreen.errors import BluegreenError, HostLost, Interrupted, NeedsPerson
+from bluegreen.hosts import HostsLock
 from bluegreen.lock import Lock
 from bluegreen.model import Event
 from bluegreen.runtimes.session import SessionEnded
@@ -76,7 +77,7 @@ def interrupts() -> Iterator[Interrupts]:
             signal.signal(number, action)
 
 
-def execute(run: Run, lock: Lock, state: Interrupts) -> None:
+def execute(run: Run, lock: Lock | HostsLock, state: Interrupts) -> None:
     """The plan has run to its end; what could not be cleaned up after the commit stands in `run.leftover`.
 
     Raises the error of the step that failed, after all has been undone, or NeedsPerson if that did not succeed.
@@ -158,7 +159,7 @@ def _undo_step(step: Step, run: Run, deadline: float) -> str:
         try:
             return step.undo(run)
         except Exception as error:
-            lost = isinstance(error, AWAY) or not run.runtime.answers()
+            lost = isinstance(error, (*AWAY, HostLost)) or not run.runtime.answers()
             if not lost or time.monotonic() > deadline:
                 raise
             time.sleep(LOOK)

@@ -24,6 +24,10 @@ class Failed(BluegreenError):
     exit_code = 1
 
 
+class HostLost(Failed):
+    """One of several hosts does not answer any more; what is done from now on is done without it."""
+
+
 class UsageError(BluegreenError):
     """The command line can't be meant as it stands."""
 

@@ -47,6 +47,8 @@ class Endpoint:
 
     address: str
     port: int
+    host: str = ""
+    """On which of several hosts: the same address may be there on each."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -212,6 +214,10 @@ class Observed:
     """The digest under which the registry has it; empty if it has not, or there is no registry."""
     secrets_changed: bool | None = False
     """Whether the app's secrets are others than those that what is live was given; None if that is not known here."""
+    hosts: tuple[str, ...] = ("",)
+    """The hosts that this is true of."""
+    lacking: tuple[str, ...] = ()
+    """Those of them that have not got the image."""
     begun: tuple[str, ...] = ()
     """The runs that have begun and did not end, the latest last: one under way, or killed, maybe after its commit."""
 
@@ -230,7 +236,7 @@ class Observed:
 
     @property
     def standby(self) -> Slot | None:
-        """The idle slot, if its release has been live and all of it runs."""
+        """The idle slot, if its release has been live and all of it runs, on every host."""
         idle = self.idle
         return idle if idle and idle.running == idle.wanted and not self.half_made else None
 

@@ -12,10 +12,12 @@ def observe(runtime: Runtime, proxy: Proxy, reference: str = "", published: str 
 
     `published` is the digest under which the registry has it.
     """
+    serving = proxy.observe()  # first: which of several hosts count is decided by what their proxies serve
     return Observed(
         slots=runtime.slots(),
-        proxy=proxy.observe(),
+        proxy=serving,
         image=runtime.image(reference) if reference else None,
         published=published,
         begun=runtime.begun(),
+        hosts=runtime.hosts,
     )

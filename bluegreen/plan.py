@@ -25,7 +25,7 @@ def plan_deploy(settings: Settings, observed: Observed, name: str, *, build: boo
     release = Release(name, digest, settings.hash, settings.rollback_floor)
     live = observed.live
     draft = _draft("deploy", settings, observed, release, settings.reference(release))
-    whole = live is not None and live.running == live.wanted == settings.app.replicas
+    whole = live is not None and live.running == live.wanted == settings.app.replicas * len(observed.hosts)
     if live and release.digest and live.release == release and whole and not observed.secrets_changed:
         unknown = "; whether its secrets have changed is not known here" if observed.secrets_changed is None else ""
         return replace(draft, reason=f"{name} is live already{unknown}")

@@ -10,7 +10,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -35,6 +36,7 @@ from bluegreen.gitlab import (
 )
 from bluegreen.history import History, Kept
 from bluegreen.hooks import Output, call_here, conclude
+from bluegreen.hosts import Host, Hosts, HostsHistory, HostsLock, HostsRegistry
 from bluegreen.lock import Holder, Lock
 from bluegreen.logs import Source, run_in
 from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
@@ -45,16 +47,20 @@ from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.driver import Driver
 from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.host import ProxyHost
+from bluegreen.proxies.hosts import HostsProxy
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
 from bluegreen.receipt import Start, receipt
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
-from bluegreen.runtimes.connect import address, connect
+from bluegreen.runtimes.connect import address, address_of, connect
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.runtimes.hosts import HostsRuntime
 from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import Settings
-from bluegreen.steps import PreBuild, Run, finish, is_standby, recover
+from bluegreen.steps import PreBuild, Run, finish, is_standby, recover, verify
+from bluegreen.sync import bring
+from bluegreen.vip import holds
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -76,6 +82,8 @@ class Options:
     """Give the registry's tag of this release to another content."""
     overwrite_edits: bool = False
     """Write over what a person has changed in the proxy's files."""
+    skip_unreachable: bool = False
+    """Go on without the hosts that can't be reached."""
 
 
 @dataclass
@@ -86,10 +94,10 @@ class Service:
     client: Any
     runtime: Runtime
     proxy: Proxy
-    registry: Registry | None = None
+    registry: Registry | HostsRegistry | None = None
     project: Project | None = None
     """The GitLab project that deployments are recorded in."""
-    history: History | None = None
+    history: History | HostsHistory | None = None
     """The receipts that are kept with the service."""
     webhooks: dict[str, str] = field(default_factory=dict)
     """The webhooks that are told of runs; see `notify.find`."""
@@ -98,36 +106,37 @@ class Service:
     """When the last run began."""
     secrets: Callable[[], Secrets] = Secrets
     """Gives the app's secrets, or raises SettingsError; see `read_secrets`."""
+    hosts: Hosts | None = None
+    """The hosts, if the settings name them."""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Those of them whose engine did not answer at the start, each with why."""
 
     @classmethod
     @contextmanager
     def open(cls, settings: Settings) -> Iterator[Service]:
-        """The service on the engine that `docker` would use; what was opened is closed afterwards.
+        """The service on its hosts, or on the engine that `docker` would use; what was opened is closed afterwards.
 
         Raises BluegreenError when no engine answers.
         """
-        client = connect()
-        proxy = settings.proxy
-        place: Place = (
-            ProxyHost(settings, address()[0])
-            if proxy.where == "host"
-            else ProxyContainer(client, proxy)
-        )
-        registry = Registry(client, settings) if settings.registry.server else None
-        driver = DRIVERS[proxy.kind](settings, place)
         project = find(settings)
         secrets = cache(partial(read_secrets, settings, project))
-        runtime = DockerRuntime(client, settings, secrets)
-        service = cls(settings, client, runtime, driver, registry, project, secrets=secrets)
-        service.history = History(client, settings.service, settings.proxy.image)
-        service.webhooks = notify.find(settings)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(_in_words())
+            members, unreachable = _reach(settings, secrets, stack)
+            first = members[0]
+            service = cls(settings, first.client, first.runtime, first.proxy, first.registry, project, first.history)
+            service.secrets, service.unreachable = secrets, unreachable
+            if settings.hosts:
+                service._become_several(Hosts(members))
+            service.webhooks = notify.find(settings)
             yield service
-        except (DockerException, RequestException) as error:
-            raise _engine_failed(error) from error
-        finally:
-            service.proxy.close()
-            client.close()
+
+    def _become_several(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+        self.runtime = HostsRuntime(hosts, self.settings)
+        self.proxy = HostsProxy(hosts, self.settings, last=partial(holds, settings=self.settings))
+        self.registry = HostsRegistry(hosts) if self.registry else None
+        self.history = HostsHistory(hosts)
 
     def deploy(self, name: str, options: Options, emit: Emit) -> dict[str, Any]:
         """The release is live, and its receipt is returned. The error of a run that failed carries its receipt too."""
@@ -200,7 +209,7 @@ class Service:
         given = Credentials(user, password, "the command line and its input") if user and password else None
         return self._need_registry().log_in(given)
 
-    def _need_registry(self) -> Registry:
+    def _need_registry(self) -> Registry | HostsRegistry:
         if self.registry is None:
             raise SettingsError("registry.server: it is not set, so there is no registry", hint="set it in [registry]")
         return self.registry
@@ -252,8 +261,78 @@ class Service:
             "unfinished": observed.unfinished or None,
             "next": planning.next_run(self.settings, observed) or None,
             "lock": str(holder) if holder else None,
-            "hosts": [{"name": self.runtime.name, "live": observed.live.release.name if observed.live else None}],
+            "hosts": self._each_host(observed),
         }
+
+    def _each_host(self, observed: Observed) -> list[dict[str, Any]]:
+        """What is true of each host: what it serves, and why that is not what is live, if it is not."""
+        if self.hosts is None:
+            live = observed.live
+            return [{"name": self.runtime.name, "live": live.release.name if live else None, "behind": None}]
+
+        def one(host: Host) -> dict[str, Any]:
+            here = observe(host.runtime, host.proxy)
+            record, slot = here.proxy.record, here.live
+            return {
+                "name": host.name,
+                "live": slot.release.name if slot else None,
+                "colour": str(slot.colour) if slot else None,
+                "replicas": {"running": slot.running, "wanted": slot.wanted} if slot else None,
+                "switch": record.number if record else None,
+                "proxy": f"{self.settings.proxy.kind} {here.proxy.version}" if here.proxy.running else None,
+                "behind": self.hosts.behind.get(host.name) if self.hosts else None,
+            }
+
+        found = {each["name"]: each for each in self.hosts.each(one)}
+        missing = {**self.unreachable, **self.hosts.lost}
+        nothing = {"live": None, "colour": None, "replicas": None, "switch": None, "proxy": None}
+        found |= {name: {"name": name, **nothing, "behind": words} for name, words in missing.items()}
+        return [found[host.name] for host in self.settings.hosts]
+
+    def sync(self, options: Options, emit: Emit) -> list[str]:
+        """Every host that can be reached serves what is live. Says what was done."""
+        if self.hosts is None:
+            raise SettingsError("hosts: there is only one host, so there is nothing to bring to what others serve")
+        with self._locked("sync", options, emit) as lock:
+            self.hosts.emit = emit
+            look = partial(observe, self.runtime, self.proxy)
+            observed = self._look(look, lock, emit)
+            if observed.unfinished:
+                self._recover(observed, lock, emit)
+                self.runtime.ended(*observed.begun)
+                observed = look()
+            done = self._bring(observed, lock, emit)
+        return done or ["every host serves what is live"]
+
+    def _bring(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> list[str]:
+        """Every host that is behind serves what the others do. Says of each what was done."""
+        live, record = observed.live, observed.proxy.record
+        if self.hosts is None or not self.hosts.behind or live is None or record is None:
+            return []
+        done = []
+        for name, why in list(self.hosts.behind.items()):
+            host, started = self.hosts.named(name), time.monotonic()
+            lock.check()
+            tell(Event("sync", "started", name, detail=f"{name} is behind: {why}"))
+            self._hand_image(host, live)
+            words = bring(self.settings, host, live, record, tell)
+            tell(Event("sync", "done", name, time.monotonic() - started, words))
+            done.append(f"{name}: {words}")
+        return done
+
+    def _hand_image(self, host: Host, live: Slot) -> None:
+        """The host has the image of what is live, if any of the hosts or the registry has it."""
+        content = self.settings.content(live.release.digest)
+        if host.runtime.image(content):
+            return
+        if host.registry:
+            host.registry.pull(content, live.release.name, lambda words: None)
+            return
+        assert self.hosts
+        sources = [each for each in self.hosts.current if each.runtime.image(content)]
+        if not sources:
+            raise Failed(f"{host.name} can't be brought to {live.release}: no host has its image any more")
+        host.runtime.load(sources[0].runtime.save(content))
 
     def runs(self) -> list[Kept]:
         """What is kept of the latest runs, the latest first."""
@@ -343,10 +422,13 @@ class Service:
 
         threading.Thread(target=_warm_up, name="imports", daemon=True).start()
 
+        telling = threading.Lock()
+
         def tell(event: Event) -> None:
             event = replace(event, at=max(0.0, time.monotonic() - event.seconds - start.clock))
-            self.events.append(event)
-            with suppress(OSError):  # who read the output has gone, or its disk is full: the run and its undo go on
+            # Who read the output has gone, or its disk is full: the run and its undo go on.
+            with telling, suppress(OSError):
+                self.events.append(event)
                 emit(event)
 
         with (
@@ -356,6 +438,8 @@ class Service:
         ):
             for name in self.runtime.remove_one_shots():  # of a run that was killed: we hold the lock
                 tell(Event("recover", "progress", host, detail=f"removed {name}, which a killed run had left"))
+            if self.hosts:
+                self.hosts.emit = tell
             observed = self._look(look, lock, tell).apart_from(run_id)
             killed = observed.begun
             if observed.unfinished:
@@ -367,10 +451,14 @@ class Service:
                 if recovery_suffices and observed.live and observed.live.colour is before.settled_colour:
                     self._finish(observed, lock, tell)
                     self._forget(killed)
+                    self._bring(observed, lock, tell)
                     plan = planning.plan_rollback(self.settings, observed, observed.live.release.name)
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return self._told(self._receipt(run_id, plan, "done", observed), tell)
             self._forget(killed)
+            if self._bring(observed, lock, tell):
+                observed = look().apart_from(run_id)
+            observed = self._with_lacking(observed)
             plan = planner(observed)
             if plan.unchanged:
                 return self._receipt(run_id, plan, self._finish(observed, lock, tell), observed)
@@ -399,6 +487,8 @@ class Service:
                 witness=witness,
                 heed=heed,
             )
+            if self.hosts:
+                self.hosts.verify = partial(verify, run)
             if self.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
                 run.comparison = Comparison(self.settings.bake, plan, self.proxy, witness)
             try:
@@ -444,7 +534,7 @@ class Service:
             words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
             tell(Event("proxy", "progress", self.runtime.name, detail=words))
 
-    def _recover(self, observed: Observed, lock: Lock, tell: Emit) -> str:
+    def _recover(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> str:
         """The unfinished run is undone, or finished; see `recover`. Says what was done."""
         host, started = self.runtime.name, time.monotonic()
         lock.check()
@@ -453,7 +543,7 @@ class Service:
         tell(Event("recover", "done", host, time.monotonic() - started, words))
         return words
 
-    def _finish(self, observed: Observed, lock: Lock, tell: Emit) -> str:
+    def _finish(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> str:
         """What a run left that ended after its commit is gone. Gives the result of a run that had only that to do."""
         left = planning.leftover(self.settings, observed)
         if left is None:
@@ -571,6 +661,7 @@ class Service:
         return witness
 
     def _preview(self, observed: Observed, planner: Planner) -> Plan:
+        observed = self._with_lacking(observed)
         unfinished = observed.unfinished
         plan = planner(planning.after_recovery(observed) if unfinished else observed)
         if unfinished:
@@ -596,6 +687,10 @@ class Service:
         if observed.live:
             upstreams[observed.live.colour] = observed.live.endpoints
         return upstreams
+
+    def _with_lacking(self, observed: Observed) -> Observed:
+        """With which of several hosts have not got the image."""
+        return replace(observed, lacking=self.runtime.lacking(observed.image.reference)) if observed.image else observed
 
     def _observe_for_deploy(self, name: str, *, build: bool, preview: bool = False) -> Observed:
         reference = self.settings.reference(Release(name))
@@ -662,7 +757,9 @@ class Service:
             why = f"its image {target.digest[:19]} is not on the engine, and {error.message}"
         return {"release": target.name, "ready": False, "how": None, "why": why}
 
-    def _lock(self) -> Lock:
+    def _lock(self) -> Lock | HostsLock:
+        if self.hosts:
+            return HostsLock(self.hosts)
         return Lock(self.client, self.settings.service, self.settings.proxy.image)
 
     @contextmanager
@@ -673,8 +770,18 @@ class Service:
         emit: Emit,
         state: Interrupts | None = None,
         run: str = "",
-    ) -> Iterator[Lock]:
-        """This run holds the service's lock. What may take long on the way to it can be interrupted."""
+    ) -> Iterator[Lock | HostsLock]:
+        """This run holds the service's lock. What may take long on the way to it can be interrupted.
+
+        Raises Failed, and nothing was changed, if one of several hosts can't be reached and is not to be left out.
+        """
+        for name, words in self.unreachable.items():
+            if not options.skip_unreachable:
+                raise Failed(
+                    f"{name} can't be reached, and nothing was changed: {words}",
+                    hint="--skip-unreachable goes on without it; bluegreen sync brings it to what is live later",
+                )
+            emit(Event("hosts", "progress", name, detail=f"{name} is left out: {words}"))
         if state:
             state.arm()
         self._have_proxy_image()
@@ -692,7 +799,7 @@ class Service:
         finally:
             lock.release()
 
-    def _look(self, look: Callable[[], Observed], lock: Lock, emit: Emit) -> Observed:
+    def _look(self, look: Callable[[], Observed], lock: Lock | HostsLock, emit: Emit) -> Observed:
         """What is true now; the proxy runs if there is one. What can't be found out is said to have changed nothing."""
         try:
             observed = look()
@@ -707,16 +814,79 @@ class Service:
         return look()
 
     def _have_proxy_image(self) -> None:
+        if self.hosts:
+            self.hosts.each(lambda host: self._have_proxy_image_on(host.client, host.runtime, f" of {host.name}"))
+        else:
+            self._have_proxy_image_on(self.client, self.runtime)
+
+    def _have_proxy_image_on(self, client: Any, runtime: Runtime, where: str = "") -> None:
         reference = self.settings.proxy.image
-        if self.runtime.image(reference):
+        if runtime.image(reference):
             return
         try:
-            self.client.images.pull(reference)
+            client.images.pull(reference)
         except (ImageNotFound, APIError) as error:
             raise Failed(
-                f"proxy.image: {reference} is not on the engine and can't be pulled: {error.explanation or error}",
+                f"proxy.image: {reference} is not on the engine{where} and can't be pulled:"
+                f" {error.explanation or error}",
                 hint=f"docker pull {reference}, or set proxy.image",
             ) from error
+
+
+def _reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack) -> tuple[list[Host], dict[str, str]]:
+    """The hosts that can be reached, all of them asked at once, and why the others can't be.
+
+    Raises BluegreenError if none can. What was opened is closed with the stack.
+    """
+    if not settings.hosts:
+        where, _ = address()
+        return [_host(settings, secrets, stack, "", where, connect())], {}
+    members: list[Host] = []
+    unreachable: dict[str, str] = {}
+    with ThreadPoolExecutor(len(settings.hosts)) as pool:
+        opening = [pool.submit(connect, host, settings.root) for host in settings.hosts]
+    for host, opened in zip(settings.hosts, opening, strict=True):
+        try:
+            client = opened.result()
+        except BluegreenError as error:
+            if isinstance(error, SettingsError):
+                raise
+            unreachable[host.name] = error.message
+        else:
+            where, _ = address_of(host, settings.root)
+            members.append(_host(settings, secrets, stack, host.name, where, client))
+    if not members:
+        words = "; ".join(f"{name}: {why}" for name, why in unreachable.items())
+        raise BluegreenError(f"none of the hosts can be reached: {words}", hint="are their engines running?")
+    return members, unreachable
+
+
+def _host(
+    settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack, name: str, where: str, client: Any
+) -> Host:
+    """One host with its drivers, whose engine is at the address."""
+    stack.callback(client.close)
+    proxy = settings.proxy
+    place: Place = ProxyHost(settings, where) if proxy.where == "host" else ProxyContainer(client, proxy)
+    host = Host(
+        name,
+        client,
+        DockerRuntime(client, settings, secrets, name),
+        DRIVERS[proxy.kind](settings, place),
+        Registry(client, settings) if settings.registry.server else None,
+        History(client, settings.service, proxy.image),
+        Lock(client, settings.service, proxy.image),
+    )
+    stack.callback(host.proxy.close)
+    return host
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        raise _engine_failed(error) from error
 
 
 def _warm_up() -> None:

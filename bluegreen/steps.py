@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +16,7 @@ from bluegreen.bake import Comparison
 from bluegreen.drain import drain
 from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.hooks import Output, call_here, conclude, short
+from bluegreen.hosts import HostsRegistry
 from bluegreen.model import Colour, Endpoint, Event, Observed, OneShot, Plan, Release, Replica, Slot, SwitchRecord
 from bluegreen.probe import ask_proxy, ask_replica, dead, last_lines, wait_until_right
 from bluegreen.proxies import Proxy, Upstreams
@@ -53,7 +56,7 @@ class Run:
     plan: Plan
     release: Release
     emit: Callable[[Event], None]
-    registry: Registry | None = None
+    registry: Registry | HostsRegistry | None = None
     overwrite: bool = False
     """Whether a release name that the registry has with another content may be given to this one."""
     witness: Witness | None = None
@@ -195,14 +198,32 @@ class Pull(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        if observed.image or not observed.published:
-            return ""
-        return f"pull {settings.content(plan.release.digest)}"
+        if observed.published and not observed.image:
+            return f"pull {settings.content(plan.release.digest)}"
+        built = settings.registry.server and not observed.image
+        return f"pull {plan.image} on every host" if built and len(observed.hosts) > 1 else ""
 
     def do(self, run: Run) -> str:
         assert run.registry is not None
         run.registry.pull(run.settings.content(run.release.digest), run.release.name, run.progress(self.name))
         return f"{run.release} is here as {run.release.digest[:19]}"
+
+
+class Copy(Step):
+    """Where there is no registry, the images of several hosts travel from one to the others."""
+
+    name = "copy"
+    waits = True
+
+    @staticmethod
+    def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
+        if settings.registry.server or len(observed.hosts) == 1 or (observed.image and not observed.lacking):
+            return ""
+        return f"copy {plan.image} to {', '.join(observed.lacking or observed.hosts[1:])}"
+
+    def do(self, run: Run) -> str:
+        run.runtime.copy(run.image, run.progress(self.name))
+        return "every host has it"
 
 
 class Start(Step):
@@ -214,7 +235,8 @@ class Start(Step):
         if plan.action == "rollback" and idle and is_standby(observed, plan.release):
             return ""
         count = settings.app.replicas
-        words = f"start {count} container{'s' if count > 1 else ''} of {plan.release} as {plan.colour}"
+        where = f" on each of {', '.join(observed.hosts)}" if len(observed.hosts) > 1 else ""
+        words = f"start {count} container{'s' if count > 1 else ''}{where} of {plan.release} as {plan.colour}"
         if idle:
             words += f", in the place of {idle.release}"
         if not observed.proxy.exists:
@@ -260,15 +282,25 @@ class Probe(Step):
         return f"ask {settings.probe.path} until it answers {answer} {settings.probe.successes} times in a row"
 
     def do(self, run: Run) -> str:
-        tries = 0
+        groups: dict[str, list[Replica]] = {}
         for replica in run.new_replicas():
+            groups.setdefault(replica.endpoint.host, []).append(replica)
+        if len(groups) == 1:
+            [replicas] = groups.values()
+            return f"ready after {self._ready(run, replicas, run.look_alive)} tries"
+        return f"ready after {self._at_once(run, list(groups.values()))} tries"
+
+    def _ready(self, run: Run, replicas: Sequence[Replica], look: Callable[[], None]) -> int:
+        """Each of them is ready, after so many tries in all."""
+        tries = 0
+        for replica in replicas:
             try:
                 tries += wait_until_right(
                     run.settings,
                     run.release,
                     partial(ask_replica, run.settings, run.release, run.proxy, replica.endpoint),
                     timeout=run.settings.probe.timeout,
-                    look=run.look_alive,
+                    look=look,
                     progress=run.progress(self.name),
                 )
             except Failed as error:
@@ -277,7 +309,26 @@ class Probe(Step):
                 log = run.runtime.log(replica)
                 hint = loosened_by(log, run.settings.app)
                 raise Failed(f"{error.message}\n{last_lines(replica, log)}", hint=hint) from error
-        return f"ready after {tries} tries"
+        return tries
+
+    def _at_once(self, run: Run, groups: Sequence[Sequence[Replica]]) -> int:
+        """The same on several hosts at once, while this thread looks whether all of them are alive."""
+        over = threading.Event()
+
+        def look() -> None:
+            if over.is_set():
+                raise Failed("it is over")
+
+        with ThreadPoolExecutor(len(groups)) as pool:
+            asking = [pool.submit(self._ready, run, replicas, look) for replicas in groups]
+            try:
+                while (waited := wait(asking, timeout=0.1, return_when=FIRST_EXCEPTION)).not_done:
+                    for each in waited.done:
+                        each.result()
+                    run.look_alive()
+                return sum(each.result() for each in asking)
+            finally:
+                over.set()
 
 
 class Switch(Step):
@@ -344,21 +395,27 @@ class Verify(Step):
         return f"ask for {settings.probe.path} through the proxy until {plan.release} answers"
 
     def do(self, run: Run) -> str:
-        def look() -> None:
-            run.look_alive()
-            judge(run)
-
-        tries = wait_until_right(
-            run.settings,
-            run.release,
-            partial(ask_proxy, run.settings, run.release, run.proxy),
-            timeout=VERIFY_TIMEOUT,
-            look=look,
-        )
+        tries = verify(run, run.proxy)
         if run.comparison:
             run.comparison.asked(tries)
         who = "the proxy's port" if run.settings.probe_kind == "tcp" else f"{run.release}"
         return f"{who} answered {run.settings.probe.successes} times in a row, after {tries} tries"
+
+
+def verify(run: Run, proxy: Proxy) -> int:
+    """The new release answers through the proxy, after so many tries. Raises Failed if it does not, or is dead."""
+
+    def look() -> None:
+        run.look_alive()
+        judge(run)
+
+    return wait_until_right(
+        run.settings,
+        run.release,
+        partial(ask_proxy, run.settings, run.release, proxy),
+        timeout=VERIFY_TIMEOUT,
+        look=look,
+    )
 
 
 class Bake(Step):
@@ -560,10 +617,10 @@ Recipe = tuple[tuple[type[Step], ...], tuple[type[Step], ...]]
 
 # Between the two parts lies the commit: before it all can be undone, after it the run only goes forward.
 DEPLOY: Recipe = (
-    (PreBuild, Build, Push, Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch, Bake),
+    (PreBuild, Build, Push, Pull, Copy, PreDeploy, Start, Probe, Switch, Verify, PostSwitch, Bake),
     (Drain, Retire, Prune, PostDeploy),
 )
-ROLLBACK: Recipe = (Pull, PreDeploy, Start, Probe, Switch, Verify, PostSwitch), (Drain, Retire, PostDeploy)
+ROLLBACK: Recipe = (Pull, Copy, PreDeploy, Start, Probe, Switch, Verify, PostSwitch), (Drain, Retire, PostDeploy)
 RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
 
 

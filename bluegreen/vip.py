@@ -12,10 +12,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from bluegreen import archive
-from bluegreen.errors import Failed, SettingsError, UsageError
+from bluegreen.errors import BluegreenError, Failed, SettingsError, UsageError
+from bluegreen.hosts import Host
 from bluegreen.proxies.templates import render as render_template
 from bluegreen.settings import Settings, VipTable
 
@@ -93,6 +94,16 @@ class View:
     interfaces: frozenset[str]
     nonlocal_bind: bool
     """Whether a program may listen on an address that the host does not have."""
+
+
+def holds(host: Host, settings: Settings) -> bool:
+    """Whether the host holds the address just now; False where it can't be told, or there is none."""
+    if settings.vip is None:
+        return False
+    try:
+        return settings.vip.ip in Vip(host.client, settings).view().addresses
+    except (BluegreenError, DockerException):
+        return False
 
 
 class Vip:

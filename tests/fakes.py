@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from string import Template
@@ -240,6 +240,10 @@ class FakeRuntime:
         return "fake"
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
     def network(self) -> str:
         return f"bluegreen-net-{self._service}"
 
@@ -257,6 +261,20 @@ class FakeRuntime:
         if image is None or not self._settings.registry.server or image.digest in self._world.published.values():
             return image
         return replace(image, digest="")
+
+    def lacking(self, image: str) -> tuple[str, ...]:
+        return ()
+
+    def copy(self, image: str, progress: Callable[[str], None]) -> None:
+        """There is no other host."""
+
+    def save(self, image: str) -> Iterator[bytes]:
+        yield image.encode()
+
+    def load(self, pieces: Iterable[bytes]) -> None:
+        with self._process.call("load"):
+            reference = b"".join(pieces).decode()
+            self._world.add_image(reference, f"sha256:{reference.rpartition(':')[2]}")
 
     def images(self) -> Sequence[Found]:
         with self._process.call("images"):

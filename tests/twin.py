@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ def no_engine_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bluegreen.service.Lock", lambda process, *_: Locking(process))
     # A thread that loads libraries which are loaded already would take a third of the time.
     no_thread = SimpleNamespace(start=lambda: None)
-    monkeypatch.setattr("bluegreen.service.threading", SimpleNamespace(Thread=lambda **_: no_thread))
+    threads = SimpleNamespace(Thread=lambda **_: no_thread, Lock=threading.Lock)
+    monkeypatch.setattr("bluegreen.service.threading", threads)
 
 
 class Locking(FakeLock):

@@ -126,7 +126,8 @@ class Driver(ABC):
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
         self.have_room()
-        if self._live and colour:
+        # Of several proxies none is switched before each has taken the file.
+        if colour and (self._live or self._settings.hosts):
             self._install(self.render(upstreams, colour))
 
     def have_room(self) -> None:

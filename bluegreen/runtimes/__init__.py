@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot
@@ -16,6 +16,10 @@ class Runtime(Protocol):
     def name(self) -> str: ...
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the hosts that it runs on."""
+
+    @property
     def network(self) -> str:
         """The name of the network on which the proxy reaches the replicas."""
 
@@ -24,6 +28,18 @@ class Runtime(Protocol):
 
     def image(self, reference: str) -> Image | None:
         """The image of this tag or digest, if the engine has it."""
+
+    def lacking(self, image: str) -> tuple[str, ...]:
+        """Of several hosts of which one has this image, those that have it not."""
+
+    def copy(self, image: str, progress: Callable[[str], None]) -> None:
+        """Every host has the image that one of them has. Raises Failed."""
+
+    def save(self, image: str) -> Iterator[bytes]:
+        """The image as an archive, piece by piece."""
+
+    def load(self, pieces: Iterable[bytes]) -> None:
+        """The engine has the image of such an archive, and its tag."""
 
     def images(self) -> Sequence[Found]:
         """The images of the service's repository. An image with several names is there once for each."""

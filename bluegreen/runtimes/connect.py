@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import docker
 from docker.errors import DockerException
 
-from bluegreen.errors import BluegreenError
+from bluegreen.errors import BluegreenError, SettingsError
+from bluegreen.settings import EngineTable
 
 TIMEOUT = 60
 """Seconds that a call may take before the engine counts as gone; builds and stops ask for more."""
@@ -28,16 +29,17 @@ LOCAL = "unix:///var/run/docker.sock"
 """Where an engine is when nothing says otherwise."""
 
 
-def connect() -> docker.DockerClient:
-    """A client whose engine has answered: that of DOCKER_HOST, else of the context, else the local socket.
+def connect(host: EngineTable | None = None, root: Path = Path()) -> docker.DockerClient:
+    """A client whose engine has answered: the host's, else that of DOCKER_HOST, else of the context, else the local
+    socket. `root` is the directory that the paths of the settings are relative to.
 
     Raises BluegreenError with what to do when no engine answers or its socket refuses this user.
     """
-    where, tls = address()
+    where, tls = address_of(host, root) if host else address()
     with contextlib.ExitStack() as unless_it_answers:
         try:
             if where.startswith("ssh://"):
-                client = docker.DockerClient(base_url=_forward(where), timeout=TIMEOUT)
+                client = docker.DockerClient(base_url=_forward(where, strict=host is not None), timeout=TIMEOUT)
             else:
                 client = docker.DockerClient(base_url=where, tls=tls, timeout=TIMEOUT)
             unless_it_answers.callback(client.close)
@@ -46,6 +48,27 @@ def connect() -> docker.DockerClient:
             raise unreachable(where, error) from error
         unless_it_answers.pop_all()
     return client
+
+
+def address_of(host: EngineTable, root: Path) -> tuple[str, Any]:
+    """Where the engine of one of several hosts is, and what TLS needs for it."""
+    if "://" not in host.engine:
+        return _of_context(_directory(), host.engine)
+    if not host.engine.startswith("tcp://") or not host.tls:
+        return host.engine, None
+    given = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
+    directory = root / host.certificates if host.certificates else Path(given)
+    try:
+        tls = _tls(directory, skip=False)
+    except DockerException as error:
+        raise unreachable(host.engine, error) from error
+    if tls is None:
+        raise SettingsError(
+            f"hosts: there are no certificates for {host.engine} in {directory}",
+            hint="dockerd's --tlsverify needs ca.pem, cert.pem and key.pem; or ask for what is open to all who reach"
+            f' it: {{ engine = "{host.engine}", tls = false }}',
+        )
+    return host.engine, tls
 
 
 def address() -> tuple[str, Any]:
@@ -59,10 +82,17 @@ def address() -> tuple[str, Any]:
             return host, docker.utils.kwargs_from_env().get("tls")
         except DockerException as error:  # certificates that are not there
             raise unreachable(host, error) from error
-    directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
-    name = os.environ.get("DOCKER_CONTEXT", "")
+    return _of_context(_directory(), os.environ.get("DOCKER_CONTEXT", ""))
+
+
+def _directory() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
+
+
+def _of_context(directory: Path, name: str) -> tuple[str, Any]:
+    """What the context says; without a name, the current one."""
+    config = directory / "config.json"
     try:
-        config = directory / "config.json"
         if not name and config.exists():
             name = json.loads(config.read_text()).get("currentContext", "")
         if name in ("", "default"):
@@ -118,7 +148,7 @@ def sweep() -> None:
                 pass
 
 
-def _forward(address: str) -> str:
+def _forward(address: str, *, strict: bool = False) -> str:
     """The address of a local socket that ssh forwards to the engine's socket on the host of `address`.
 
     One ssh process serves every connection of the run. Its remote command is a `cat` of our pipe, so that it ends
@@ -131,7 +161,9 @@ def _forward(address: str) -> str:
     directory = tempfile.TemporaryDirectory(prefix="bluegreen-")
     atexit.register(directory.cleanup)
     local = Path(directory.name) / "docker.sock"
-    command = ["ssh", "-T", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+    # One of several hosts is trusted with what the others run, so that its key must be known.
+    known = ["-o", "StrictHostKeyChecking=yes"] if strict else []
+    command = ["ssh", "-T", *known, "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
     command += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
     command += ["-L", f"{local}:{parts.path or '/var/run/docker.sock'}"]
     if parts.port:

@@ -45,8 +45,11 @@ REMOVAL = 10
 class DockerRuntime:
     """The containers, images and network of one service on one engine."""
 
-    def __init__(self, client: Any, settings: Settings, secrets: Callable[[], Secrets] = Secrets) -> None:
+    def __init__(
+        self, client: Any, settings: Settings, secrets: Callable[[], Secrets] = Secrets, name: str = ""
+    ) -> None:
         self._client = client
+        self._name = name
         self._settings = settings
         self._secrets = secrets
         self._service = settings.service
@@ -54,7 +57,11 @@ class DockerRuntime:
 
     @property
     def name(self) -> str:
-        return str(self._client.api.base_url).replace("http+docker://localhost", "local")
+        return self._name or str(self._client.api.base_url).replace("http+docker://localhost", "local")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (self.name,)
 
     @property
     def network(self) -> str:
@@ -81,6 +88,21 @@ class DockerRuntime:
             labels.get("bluegreen.commit", ""), labels.get("bluegreen.ref", ""), bool(labels.get("bluegreen.tag"))
         )
         return Image(reference=reference, digest=digest, size=attrs["Size"], source=source)
+
+    def lacking(self, image: str) -> tuple[str, ...]:
+        return ()
+
+    def copy(self, image: str, progress: Callable[[str], None]) -> None:
+        """There is no other host."""
+
+    def save(self, image: str) -> Iterator[bytes]:
+        found = self._client.images.get(image)
+        named = next((tag for tag in found.tags if tag.rpartition(":")[0] == self._settings.repository), False)
+        pieces: Iterator[bytes] = found.save(named=named)
+        return pieces
+
+    def load(self, pieces: Iterable[bytes]) -> None:
+        self._client.images.load(pieces)
 
     def images(self) -> Sequence[Found]:
         repository = self._settings.repository

@@ -9,6 +9,7 @@ from bluegreen.settings.app import SECRETS, AppTable, SecretTable
 from bluegreen.settings.file import example, load, parse, schema
 from bluegreen.settings.haproxy import HAProxyTable
 from bluegreen.settings.hooks import HookTable
+from bluegreen.settings.hosts import EngineTable
 from bluegreen.settings.image import check_release_name
 from bluegreen.settings.metrics import MetricsTable
 from bluegreen.settings.notify import check_secret_url
@@ -23,6 +24,7 @@ __all__ = [
     "SECRETS",
     "AppTable",
     "BakeTable",
+    "EngineTable",
     "HAProxyTable",
     "HookTable",
     "MetricsTable",

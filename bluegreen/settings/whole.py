@@ -15,6 +15,7 @@ from bluegreen.model import Release
 from bluegreen.settings.app import AppTable
 from bluegreen.settings.gitlab import GitLabTable
 from bluegreen.settings.hooks import HooksTable
+from bluegreen.settings.hosts import Engines
 from bluegreen.settings.image import ImageTable, RegistryTable
 from bluegreen.settings.metrics import MetricsTable
 from bluegreen.settings.network import NetworkTable
@@ -35,6 +36,11 @@ class Settings(Table):
         str,
         matching(SERVICE.pattern, "a service name: a-z, 0-9, _ and -, at most 41, a letter or digit first"),
     ] = Field(description="The service's name; containers, networks and upstreams carry it.")
+    hosts: Engines = Field(
+        default=(),
+        description="The engines of the hosts that the service runs on, each with a proxy of its own, when they are"
+        " several. Default: the one that `docker` would use.",
+    )
     rollback_floor: bool = Field(
         default=False,
         description="Whether a release that is deployed with these settings can't be rolled back past, as after a"

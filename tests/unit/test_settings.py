@@ -653,7 +653,9 @@ def test_the_schema_describes_every_key_and_has_no_null() -> None:
             assert "description" in field or "$ref" in field, key
     assert sum(
         "$ref" not in field for table in (found, *tables) for field in table["properties"].values()
-    ) == len(set(own_keys(Settings))) + len(["proxy.static"]) + len(subject.SecretTable.model_fields)
+    ) == len(set(own_keys(Settings))) + len(["proxy.static"]) + sum(
+        len(table.model_fields) for table in (subject.SecretTable, subject.EngineTable)
+    )
 
 
 # Release names
