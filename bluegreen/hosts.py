@@ -131,6 +131,7 @@ def agree(states: Mapping[str, ProxyState]) -> tuple[ProxyState, dict[str, str]]
         if truth and (why := _behind(truth, state)):
             behind[name] = why
     current = [state for name, state in states.items() if name not in behind]
+    everywhere = truth is None or all(state.colour is truth.to_colour for state in current)
     there = [state for state in current if state.exists]
     some = next(iter(there), next(iter(states.values())))
     return (
@@ -139,6 +140,7 @@ def agree(states: Mapping[str, ProxyState]) -> tuple[ProxyState, dict[str, str]]
             exists=bool(there),
             running=bool(there) and all(state.running for state in there),
             colour=colour if there else None,
+            everywhere=everywhere,
             record=truth,
             config=told({name: state.config for name, state in states.items() if name not in behind}),
             edits=told({name: state.edits for name, state in states.items()}),
@@ -266,17 +268,18 @@ class HostsRegistry:
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
 
-    @property
-    def _one(self) -> Registry:
-        registry = self._hosts.there[0].registry
-        assert registry
-        return registry
+    def _by_one(self, work: Callable[[Registry], Result]) -> Result:
+        def there(host: Host) -> Result:
+            assert host.registry
+            return work(host.registry)
+
+        return self._hosts.on(self._hosts.there[0], there)
 
     def digest(self, reference: str, progress: Progress = lambda words: None) -> str:
-        return self._one.digest(reference, progress)
+        return self._by_one(lambda registry: registry.digest(reference, progress))
 
     def push(self, reference: str, progress: Progress, *, overwrite: bool = False) -> str:
-        return self._one.push(reference, progress, overwrite=overwrite)
+        return self._by_one(lambda registry: registry.push(reference, progress, overwrite=overwrite))
 
     def pull(self, reference: str, tag: str, progress: Progress) -> None:
         def one(host: Host) -> None:

@@ -193,6 +193,8 @@ class ProxyState:
     running: bool = False
     version: str = ""
     colour: Colour | None = None
+    everywhere: bool = True
+    """Whether each of several proxies serves what the record leads to."""
     record: SwitchRecord | None = None
     config: str = ""
     switch: str = ""

@@ -658,15 +658,17 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
 
 
 def _switch_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> SwitchRecord:
-    wanted = settings.app.replicas
-    upstreams = {colour: runtime.endpoints(colour, wanted) for colour in Colour}
-    upstreams[old.colour] = old.endpoints
-    other = runtime.replicas(old.colour.other)
-    if other:
-        upstreams[old.colour.other] = tuple(replica.endpoint for replica in other)
+    upstreams = _upstreams(settings, runtime) | {old.colour: old.endpoints}
     back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True, undone=True)
     proxy.switch(back, upstreams)
     return back
+
+
+def _upstreams(settings: Settings, runtime: Runtime) -> dict[Colour, tuple[Endpoint, ...]]:
+    """Where the replicas of each colour are, or would be if there were any."""
+    standing = {colour: tuple(each.endpoint for each in runtime.replicas(colour)) for colour in Colour}
+    wanted = settings.app.replicas
+    return {colour: found or runtime.endpoints(colour, wanted) for colour, found in standing.items()}
 
 
 def unfit(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:
@@ -739,6 +741,9 @@ def _stay(
     if why and old and any(slot.running for slot in observed.slots.values()):
         raise NeedsPerson(f"there is no going back: {who}{reason}{also}", hint="bluegreen status")
     # It passes its probe; or what was live is gone for good, or nothing runs: what comes next can only be better.
+    if not observed.proxy.everywhere:
+        proxy.boot([runtime.network])
+        proxy.switch(record, _upstreams(settings, runtime))
     runtime.keep(record.to_colour)
     proxy.commit(replace(record, committed=True))
     return f"{new.release if new else 'what was'} ({record.to_colour}) stays live: {who}{reason}{also}"
