@@ -209,8 +209,9 @@ def test_a_proxy_that_refuses_its_file_changes_nothing_on_any() -> None:
         if (host, name) == ("three", "prepare_proxy:end"):
             raise Failed("nginx refuses the new config")
 
-    with pytest.raises(Failed, match=r"three: nginx refuses the new config(?s:.*)v1 still serves"):
+    with pytest.raises(Failed) as caught:
         hosts.type("deploy v2", at)
+    assert caught.value.message == "three: nginx refuses the new config\nv1 still serves"
     assert not [event for event in hosts.told if (event.step, event.state) == ("switch", "done")]
     hosts.agreed("v1")
 
