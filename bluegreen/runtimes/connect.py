@@ -41,7 +41,7 @@ def connect(host: EngineTable | None = None, root: Path = Path()) -> docker.Dock
             if where.startswith("ssh://"):
                 client = docker.DockerClient(base_url=_forward(where, strict=host is not None), timeout=TIMEOUT)
             else:
-                client = docker.DockerClient(base_url=where, tls=tls, timeout=TIMEOUT)
+                client = docker.DockerClient(base_url=where, tls=with_own_authority(tls), timeout=TIMEOUT)
             unless_it_answers.callback(client.close)
             client.ping()
         except (DockerException, OSError, ValueError) as error:
@@ -119,6 +119,20 @@ def _tls(directory: Path, *, skip: bool) -> Any:
         ca_cert=str(authority) if authority.exists() else None,
         verify=not skip,
     )
+
+
+def with_own_authority(tls: Any) -> Any:
+    """The same TLS, in which REQUESTS_CA_BUNDLE does not take the place of the engine's own authority."""
+    if not tls:
+        return tls
+    configure = tls.configure_client
+
+    def configured(client: Any) -> None:
+        configure(client)
+        client.trust_env = False
+
+    tls.configure_client = configured
+    return tls
 
 
 def unreachable(address: str, error: Exception) -> BluegreenError:

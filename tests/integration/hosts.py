@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from certificates import Authority
 from harness import IMAGES, PREFIX, REPOSITORY, Ran, TestService, eventually
+
+from bluegreen.runtimes.connect import with_own_authority
 
 IMAGE = "bluegreen-lab/host"
 LOADED = ["nginx:stable", "haproxy:3.2", f"{IMAGES}:v1", f"{IMAGES}:v2"]
@@ -37,6 +40,8 @@ class Host:
     container: Any
     directory: Path
     """For keys and settings."""
+    certificates: Path | None = None
+    """A directory with what its engine lets in, if that is by TLS alone."""
 
     @property
     def address(self) -> str:
@@ -52,7 +57,14 @@ class Host:
 
     @property
     def tcp(self) -> str:
-        return f"tcp://127.0.0.1:{self.port(2375)}"
+        return f"tcp://127.0.0.1:{self.port(2376 if self.certificates else 2375)}"
+
+    def _client(self, timeout: int) -> docker.DockerClient:
+        tls: Any = False
+        if self.certificates:
+            ca, cert, key = (str(self.certificates / f"{name}.pem") for name in ("ca", "cert", "key"))
+            tls = with_own_authority(docker.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True))
+        return docker.DockerClient(base_url=self.tcp, tls=tls, timeout=timeout)
 
     @property
     def ssh(self) -> str:
@@ -61,12 +73,12 @@ class Host:
     @contextlib.contextmanager
     def engine(self) -> Iterator[docker.DockerClient]:
         """A client of the host's engine, beside the command."""
-        with contextlib.closing(docker.DockerClient(base_url=self.tcp, timeout=60)) as client:
+        with contextlib.closing(self._client(60)) as client:
             yield client
 
     def answers(self) -> bool:
         try:
-            with contextlib.closing(docker.DockerClient(base_url=self.tcp, timeout=5)) as client:
+            with contextlib.closing(self._client(5)) as client:
                 return bool(client.ping())
         except (docker.errors.DockerException, OSError, KeyError, TypeError):  # not up, or its ports not yet published
             return False
@@ -115,10 +127,12 @@ def running_host(
     *,
     images: Sequence[str] = LOADED,
     beside: tuple[Any, str] | None = None,
+    tls: bool = False,
 ) -> Iterator[Host]:
     """A host whose engine answers and has the images; nothing is left of it afterwards.
 
-    With `beside` it is in that network, at that address, and not in one of its own.
+    With `beside` it is in that network, at that address, and not in one of its own. With `tls` its engine is reached
+    over tcp by TLS alone.
     """
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
@@ -134,7 +148,7 @@ def running_host(
             labels={"bluegreen.test": PREFIX},
             environment={"TCP": "1"},
             network=name if beside is None else beside[0].name,
-            ports={"2375/tcp": ("127.0.0.1", None), "22/tcp": ("127.0.0.1", None)},
+            ports={f"{port}/tcp": ("127.0.0.1", None) for port in (2376 if tls else 2375, 22)},
             volumes=["/sys/fs/cgroup:/sys/fs/cgroup", "/var/lib/docker"],
             cap_add=["ALL"],
             cap_drop=["SYS_RESOURCE"],
@@ -142,11 +156,13 @@ def running_host(
             cgroupns="host",
         )
         container.put_archive("/", _authorized(key.with_suffix(".pub").read_bytes()))
+        if tls:
+            container.put_archive("/", _certified(directory))
         if beside is not None:
             beside[0].disconnect(container)
             beside[0].connect(container, ipv4_address=beside[1])
         container.start()
-        host = Host(container, directory)
+        host = Host(container, directory, directory if tls else None)
         host.wait()
         host.load(engine, images)
         yield host
@@ -155,6 +171,19 @@ def running_host(
             container.remove(force=True, v=True)
         if network:
             network.remove()
+
+
+def _certified(directory: Path) -> bytes:
+    """A tar with the engine's certificate. The directory has what lets a client in, under Docker's own names."""
+    authority = Authority(directory)
+    host, client = authority.pair("host", "127.0.0.1"), authority.pair("client")
+    for path, name in zip(client, ("cert.pem", "key.pem"), strict=True):
+        path.rename(directory / name)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in (authority.file, *host):
+            tar.add(path, f"certs/{path.name}")
+    return buffer.getvalue()
 
 
 def _authorized(key: bytes) -> bytes:
