@@ -49,6 +49,8 @@ class Endpoint:
     port: int
     host: str = ""
     """On which of several hosts: the same address may be there on each."""
+    public: str = field(default="", compare=False)
+    """Where the other hosts reach it, address:port; empty if they don't."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address

@@ -57,7 +57,7 @@ from bluegreen.runtimes.connect import address, address_of, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.runtimes.hosts import HostsRuntime
 from bluegreen.secret import Secrets, read_secrets
-from bluegreen.settings import Settings
+from bluegreen.settings import EngineTable, Settings
 from bluegreen.steps import PreBuild, Run, finish, is_standby, recover, verify
 from bluegreen.sync import bring
 from bluegreen.vip import holds
@@ -840,7 +840,7 @@ def _reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack)
     """
     if not settings.hosts:
         where, _ = address()
-        return [_host(settings, secrets, stack, "", where, connect())], {}
+        return [_host(settings, secrets, stack, None, where, connect())], {}
     members: list[Host] = []
     unreachable: dict[str, str] = {}
     with ThreadPoolExecutor(len(settings.hosts)) as pool:
@@ -854,7 +854,7 @@ def _reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack)
             unreachable[host.name] = error.message
         else:
             where, _ = address_of(host, settings.root)
-            members.append(_host(settings, secrets, stack, host.name, where, client))
+            members.append(_host(settings, secrets, stack, host, where, client))
     if not members:
         words = "; ".join(f"{name}: {why}" for name, why in unreachable.items())
         raise BluegreenError(f"none of the hosts can be reached: {words}", hint="are their engines running?")
@@ -862,16 +862,22 @@ def _reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack)
 
 
 def _host(
-    settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack, name: str, where: str, client: Any
+    settings: Settings,
+    secrets: Callable[[], Secrets],
+    stack: ExitStack,
+    engine: EngineTable | None,
+    where: str,
+    client: Any,
 ) -> Host:
-    """One host with its drivers, whose engine is at the address."""
+    """One host with its drivers, whose engine is at the address, and in this table if there are several."""
+    name, reached_at = (engine.name, engine.reached_at) if engine else ("", "")
     stack.callback(client.close)
     proxy = settings.proxy
     place: Place = ProxyHost(settings, where) if proxy.where == "host" else ProxyContainer(client, proxy)
     host = Host(
         name,
         client,
-        DockerRuntime(client, settings, secrets, name),
+        DockerRuntime(client, settings, secrets, name, reached_at),
         DRIVERS[proxy.kind](settings, place),
         Registry(client, settings) if settings.registry.server else None,
         History(client, settings.service, proxy.image),

@@ -1,9 +1,13 @@
-"""The proxies of several hosts as one: each sends to the replicas of its own host, and all are switched or none is."""
+"""The proxies of several hosts as one: all are switched, or none is.
+
+Each sends to the replicas of its own host, or, with `proxy.upstreams = "all"`, of every host.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from bluegreen.errors import Failed
 from bluegreen.hosts import Host, Hosts, agree, told
@@ -11,6 +15,8 @@ from bluegreen.model import Colour, Counts, Endpoint, Event, ProxyState, SwitchR
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.agent import Answer
 from bluegreen.settings import Settings
+
+Result = TypeVar("Result")
 
 
 class HostsProxy:
@@ -39,11 +45,11 @@ class HostsProxy:
         return any(self._hosts.each(lambda host: host.proxy.boot(networks)))
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
-        return told({host.name: host.proxy.render(_of(upstreams, host), colour) for host in self._hosts.current})
+        return told({host.name: host.proxy.render(self._of(upstreams, host), colour) for host in self._hosts.current})
 
     def prepare(self, upstreams: Upstreams, colour: Colour | None) -> None:
         """The first phase: every one of them has taken the upstreams, before any is switched."""
-        self._each(lambda host: host.proxy.prepare(_of(upstreams, host), colour))
+        self._each(lambda host: host.proxy.prepare(self._of(upstreams, host), colour))
         self._last = {host.name for host in self._hosts.there if self._is_last(host)}
 
     def have_room(self) -> None:
@@ -59,7 +65,7 @@ class HostsProxy:
             self._hosts.emit(Event("switch", "done", host.name, detail=f"{record.to_colour} is in use"))
 
     def _switch(self, host: Host, record: SwitchRecord, upstreams: Upstreams) -> None:
-        host.proxy.switch(record, _of(upstreams, host))
+        host.proxy.switch(record, self._of(upstreams, host))
         if not record.committed:
             self._hosts.verify(host.proxy)
 
@@ -86,21 +92,18 @@ class HostsProxy:
     def get(self, path: str, host: str, timeout: float) -> Answer:
         """The answer that all of them give; where they differ, one that is no right answer."""
         name = host
-        answers = self._hosts.each(lambda host: host.proxy.get(path, name, timeout))
-        bodies = list(dict.fromkeys(answer.body for answer in answers))
-        worst = max(answers, key=lambda answer: answer.status)
-        return worst if len(bodies) == 1 else replace(worst, body=" and ".join(bodies))
+        return _as_one(self._hosts.each(lambda host: host.proxy.get(path, name, timeout)))
 
     def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
-        where, mine = self._hosts.named(endpoint.host), replace(endpoint, host="")
-        return self._hosts.on(where, lambda where: where.proxy.get_from(mine, path, host, timeout))
+        """The answer that every proxy gets which sends to it; where they differ, one that is no right answer."""
+        name = host
+        return _as_one(self._of_each_sender(endpoint, lambda host, at: host.proxy.get_from(at, path, name, timeout)))
 
     def connect(self, timeout: float) -> None:
         self._hosts.each(lambda host: host.proxy.connect(timeout))
 
     def connect_to(self, endpoint: Endpoint, timeout: float) -> None:
-        where, mine = self._hosts.named(endpoint.host), replace(endpoint, host="")
-        self._hosts.on(where, lambda where: where.proxy.connect_to(mine, timeout))
+        self._of_each_sender(endpoint, lambda host, at: host.proxy.connect_to(at, timeout))
 
     def remove(self) -> list[str]:
         gone = self._hosts.each(lambda host: [f"{host.name}: {words}" for words in host.proxy.remove()])
@@ -113,11 +116,34 @@ class HostsProxy:
     def _each(self, work: Callable[[Host], None]) -> None:
         self._hosts.each(lambda host: _whose(host, lambda: work(host)))
 
+    def _of(self, upstreams: Upstreams, host: Host) -> dict[Colour, list[Endpoint]]:
+        """What of them the host's proxy sends to, as it reaches it: what is on its own host first."""
+        found = {}
+        for colour, endpoints in upstreams.items():
+            own = [each for each in endpoints if each.host == host.name]
+            others = [each for each in endpoints if each.host != host.name] if self._to_all else []
+            found[colour] = [seen for each in (*own, *others) if (seen := _seen_from(host, each))]
+        return found
+
+    @property
+    def _to_all(self) -> bool:
+        return self._settings.proxy.upstreams == "all"
+
+    def _of_each_sender(self, endpoint: Endpoint, ask: Callable[[Host, Endpoint], Result]) -> list[Result]:
+        """What each proxy that sends to the endpoint is answered."""
+        senders = {
+            host.name: seen
+            for host in self._hosts.there
+            if (host.name == endpoint.host or self._to_all) and (seen := _seen_from(host, endpoint))
+        }
+        asking = [host for host in self._hosts.there if host.name in senders]
+        return self._hosts.each(lambda host: ask(host, senders[host.name]), asking)
+
     def _in_order(self) -> list[Host]:
         return sorted(self._hosts.there, key=lambda host: host.name in self._last)
 
     def _sum(self, endpoints: Sequence[Endpoint], count: Callable[[Host, list[Endpoint]], int]) -> int:
-        mine = {host.name: _mine(endpoints, host) for host in self._hosts.there}
+        mine = {host.name: self._of({Colour.BLUE: endpoints}, host)[Colour.BLUE] for host in self._hosts.there}
         asked = [host for host in self._hosts.there if mine[host.name]]
         return sum(self._hosts.each(lambda host: count(host, mine[host.name]), asked)) if asked else 0
 
@@ -131,10 +157,15 @@ def _whose(host: Host, work: Callable[[], None]) -> None:
         raise
 
 
-def _of(upstreams: Upstreams, host: Host) -> Upstreams:
-    """What of them is on the host, as its own proxy knows it."""
-    return {colour: _mine(endpoints, host) for colour, endpoints in upstreams.items()}
+def _seen_from(host: Host, endpoint: Endpoint) -> Endpoint | None:
+    """The endpoint as the host's own proxy reaches it; None if it does not."""
+    if endpoint.host == host.name:
+        return replace(endpoint, host="")
+    address, _, port = endpoint.public.rpartition(":")
+    return Endpoint(address, int(port)) if address else None
 
 
-def _mine(endpoints: Sequence[Endpoint], host: Host) -> list[Endpoint]:
-    return [replace(each, host="") for each in endpoints if each.host == host.name]
+def _as_one(answers: Sequence[Answer]) -> Answer:
+    bodies = list(dict.fromkeys(answer.body for answer in answers))
+    worst = max(answers, key=lambda answer: answer.status)
+    return worst if len(bodies) == 1 else replace(worst, body=" and ".join(bodies))

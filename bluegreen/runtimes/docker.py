@@ -46,10 +46,17 @@ class DockerRuntime:
     """The containers, images and network of one service on one engine."""
 
     def __init__(
-        self, client: Any, settings: Settings, secrets: Callable[[], Secrets] = Secrets, name: str = ""
+        self,
+        client: Any,
+        settings: Settings,
+        secrets: Callable[[], Secrets] = Secrets,
+        name: str = "",
+        address: str = "",
     ) -> None:
+        """One of several hosts has a name, and an address by which the others reach it."""
         self._client = client
         self._name = name
+        self._address = address
         self._settings = settings
         self._secrets = secrets
         self._service = settings.service
@@ -249,7 +256,15 @@ class DockerRuntime:
         room = quarter - 2
         if count > room:
             raise SettingsError(f"app.replicas: the subnet {subnet} has room for {room} replicas a colour, not {count}")
-        return tuple(Endpoint(str(subnet[first + index]), self._settings.app.port) for index in range(count))
+        port = self._settings.app.port
+        return tuple(
+            Endpoint(str(subnet[first + index]), port, public=self._public(colour, index)) for index in range(count)
+        )
+
+    def _public(self, colour: Colour, index: int) -> str:
+        """Where the proxies of other hosts reach the replica: no two of both colours at the same port."""
+        first = self._settings.app.publish
+        return f"{self._address}:{first + 2 * index + (colour is Colour.GREEN)}" if first else ""
 
     def start(
         self, colour: Colour, release: Release, image: str, run: str, number: int, before: tuple[Release, ...]
@@ -472,6 +487,7 @@ class DockerRuntime:
                 self.network: EndpointConfig(self._client.api._version, ipv4_address=endpoint.address),
             },
             stop_signal=None,
+            ports={f"{app.port}/tcp": tuple(endpoint.public.split(":"))} if endpoint.public else {},
             **arguments,
         )
 
@@ -513,6 +529,7 @@ class DockerRuntime:
         if not any(mount["Destination"] == SECRETS for mount in container.attrs["Mounts"]):
             return {}  # what the image may have there is none of ours
         return {name.rpartition("/")[2]: value for name, value in archive.read(container, SECRETS).items()}
+
     def _in_free_place(self, name: str, create: Callable[[], Any]) -> Any:
         """What `create` made, though the engine may still be at what a killed run asked of it last.
 
@@ -564,7 +581,7 @@ class DockerRuntime:
             name=container.name,
             id=container.id,
             running=bool(state["Running"]) and not state.get("Restarting", False),
-            endpoint=Endpoint(address, self._settings.app.port),
+            endpoint=Endpoint(address, self._settings.app.port, public=_published(container)),
             status=state["Status"],
             exit_code=None if state["Running"] else state["ExitCode"],
             restarts=container.attrs.get("RestartCount", 0),
@@ -676,6 +693,13 @@ def _end(container: Any) -> None:
     except APIError as error:
         if error.status_code != 409:  # removal is already in progress
             raise
+
+
+def _published(container: Any) -> str:
+    """The address and port of the host by which others reach the container; empty if they don't."""
+    bound = container.attrs["HostConfig"].get("PortBindings") or {}
+    found = next((each[0] for each in bound.values() if each), None)
+    return f"{found['HostIp']}:{found['HostPort']}" if found else ""
 
 
 def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:

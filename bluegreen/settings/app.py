@@ -134,6 +134,13 @@ class AppTable(Table):
 
     port: int = Field(ge=1, le=65535, description="The port that the app listens on in its container.")
     replicas: int = Field(default=1, ge=1, le=50, description="How many containers a colour has.")
+    publish: int = Field(
+        default=0,
+        ge=0,
+        le=65435,
+        description='For proxy.upstreams = "all": the first of the ports of its host at which other hosts reach the'
+        " replicas, two for each. Default: none.",
+    )
     env: dict[Identifier, Value] = Field(
         default_factory=dict, repr=False, description="Environment variables of the app. Not for secrets."
     )

@@ -1,5 +1,6 @@
 """hosts: the engines of a service that runs on several hosts."""
 
+import ipaddress
 import re
 from collections import Counter
 from typing import Annotated
@@ -32,6 +33,13 @@ def _engine(value: str) -> str:
     )
 
 
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value)) if value else ""
+    except ValueError:
+        raise ValueError(f'{shown(value)} is not an address such as "192.168.100.11"') from None
+
+
 def _table(value: object) -> object:
     return {"engine": value} if isinstance(value, str) else value
 
@@ -46,6 +54,11 @@ class EngineTable(Table):
         default="",
         validate_default=True,
         description="What it is called. Default: its host's name, or the context's, or local.",
+    )
+    address: Annotated[str, AfterValidator(_address)] = Field(
+        default="",
+        description='For proxy.upstreams = "all": the IPv4 address at which the other hosts reach it. Default: that of'
+        " the engine, if it is one.",
     )
     certificates: str = Field(
         default="",
@@ -64,6 +77,13 @@ class EngineTable(Table):
             return value
         engine = info.data.get("engine", "local")
         return urlsplit(engine).hostname or ("local" if "://" in engine else engine)
+
+
+    @property
+    def reached_at(self) -> str:
+        """The address at which the other hosts reach it; empty if that is not known."""
+        host = urlsplit(self.engine).hostname or ""
+        return self.address or (host if re.fullmatch(r"[0-9.]+", host) else "")
 
 
 def _apart(values: tuple[EngineTable, ...]) -> tuple[EngineTable, ...]:

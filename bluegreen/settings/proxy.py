@@ -203,6 +203,10 @@ class ProxyTable(Table):
         description="How requests are spread over the replicas: roundrobin (the default), static-rr, leastconn (that of"
         " tcp mode), source, uri, url_param NAME or hdr(NAME); with HAProxy also uri len N, uri depth N or both.",
     )
+    upstreams: Literal["local", "all"] = Field(
+        default="local",
+        description="With several hosts: whether each proxy sends to the replicas of its own host only, or of all.",
+    )
     max_body: Size = Field(default=Size("100m"), description="The largest request body; 0 for no limit.")
     read_timeout: Annotated[Duration, between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."

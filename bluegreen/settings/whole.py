@@ -165,6 +165,24 @@ class Settings(Table):
             raise PydanticCustomError("probe", "{words}", {"key": "mode", "words": words})
         return proxy
 
+    @field_validator("proxy")
+    @classmethod
+    def _reached_from_everywhere(cls, proxy: ProxyTable, info: ValidationInfo) -> ProxyTable:
+        if proxy.upstreams == "local" or "app" not in info.data or "hosts" not in info.data:
+            return proxy
+        hosts = info.data["hosts"]
+        unknown = [host.name for host in hosts if not host.reached_at]
+        words = ""
+        if len(hosts) < 2:
+            words = 'can be "all" only of several hosts'
+        elif not info.data["app"].publish:
+            words = 'needs app.publish to be "all": the ports at which one host reaches the replicas of another'
+        elif unknown:
+            words = f'needs hosts.address to be "all": nothing says where {unknown[0]} is reached by the others'
+        if words:
+            raise PydanticCustomError("upstreams", "{words}", {"key": "upstreams", "words": words})
+        return proxy
+
     @field_validator("bake")
     @classmethod
     def _only_of_requests(cls, bake: BakeTable, info: ValidationInfo) -> BakeTable:

@@ -107,7 +107,12 @@ def service(three: list[Host], tmp_path: Path) -> Iterator[SeveralService]:
 
 
 def make(
-    hosts: Sequence[Host], directory: Path, *, image: str = "nginx:stable", switch: str = "auto"
+    hosts: Sequence[Host],
+    directory: Path,
+    *,
+    image: str = "nginx:stable",
+    switch: str = "auto",
+    upstreams: str = "local",
 ) -> SeveralService:
     directory.mkdir(exist_ok=True)
     name = f"{PREFIX}-{os.getpid()}-several-{next(_numbers)}"
@@ -116,13 +121,17 @@ def make(
     with (directory / "config").open("a") as config:
         config.writelines(f"  IdentityFile {host.directory / 'key'}\n" for host in hosts[2:])
     made.env = {"PATH": ssh.env["PATH"]}
-    write_settings(made, "0.0.0.0:8080", image=image, switch=switch, url=made.url, bake=0.2)
-    engines = [{"name": name, "engine": host.ssh} for name, host in zip(NAMES, hosts, strict=False)]
+    proxy = f'upstreams = "{upstreams}"'
+    write_settings(made, "0.0.0.0:8080", image=image, switch=switch, url=made.url, bake=0.2, proxy=proxy)
+    engines = [
+        {"name": name, "engine": host.ssh, "address": host.address} for name, host in zip(NAMES, hosts, strict=False)
+    ]
     engines[0] |= {"engine": hosts[0].tcp, "certificates": os.fspath(hosts[0].directory)}
     rows = [", ".join(f"{key} = {json.dumps(value)}" for key, value in each.items()) for each in engines]
     tables = ", ".join(f"{{ {row} }}" for row in rows)
     file = directory / "bluegreen.toml"
-    file.write_text(f"hosts = [{tables}]\n{file.read_text()}")
+    text = file.read_text().replace("[app]", "[app]\npublish = 20000") if upstreams == "all" else file.read_text()
+    file.write_text(f"hosts = [{tables}]\n{text}")
     return made
 
 
@@ -288,6 +297,27 @@ def test_other_proxies_are_moved_as_one_too(three: list[Host], tmp_path: Path, i
         gone = made.ok("down", "--yes").out
         assert all(f"{name}: " in gone for name in NAMES)
         assert made.standing() == [{}, {}, {}]
+    finally:
+        for host in three:
+            host.clear()
+
+
+def test_a_host_whose_app_died_still_answers_where_each_proxy_sends_to_all(three: list[Host], tmp_path: Path) -> None:
+    made = make(three, tmp_path, upstreams="all")
+    try:
+        made.deploy("v1")
+        with clients(made, three):
+            receipt = made.deploy("v2")
+            with three[2].engine() as client:
+                client.containers.get(f"{made.name}-green-1").stop()
+            for _ in range(20):
+                assert made.answers() == ["version 2"] * 3
+        assert receipt["requests"]["failed"] == 0
+        assert [row["replicas"]["running"] for row in made.rows()] == [1, 1, 0]
+        # What is dead is started anew, beside what is there.
+        with clients(made, three):
+            assert made.deploy("v2")["result"] == "done"
+        made.agreed("v2")
     finally:
         for host in three:
             host.clear()

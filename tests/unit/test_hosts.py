@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from harness import FULL
 from several import NAMES, Several, hosts_of, in_order, live_on, serves
 
 from bluegreen.errors import BluegreenError, Failed
-from bluegreen.hosts import agree
-from bluegreen.model import Colour, ProxyState, SwitchRecord
+from bluegreen.hosts import Host, Hosts, agree
+from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
+from bluegreen.proxies.agent import Answer
+from bluegreen.proxies.hosts import HostsProxy
 from bluegreen.service import Options
 from bluegreen.settings import Settings
 
@@ -273,3 +276,46 @@ def test_a_proxy_that_is_down_or_serves_another_colour_is_behind() -> None:
         *(2, GREEN, True),
         {"two": "its proxy does not run", "three": "it serves blue, not green"},
     )
+
+
+class Recording:
+    """A proxy that says what it was given to send to."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def render(self, upstreams: Any, colour: Colour) -> str:
+        return " ".join(str(each) for each in upstreams[colour])
+
+    def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+        self.given.append(str(endpoint))
+        return Answer(200, "version 1" if endpoint.address.startswith("172.") else "version 2")
+
+    def in_flight(self, endpoints: Any) -> int:
+        self.given += [str(each) for each in endpoints]
+        return len(endpoints)
+
+
+@pytest.mark.parametrize("upstreams", ["local", "all"])
+def test_each_proxy_sends_to_its_own_host_or_to_all(upstreams: str) -> None:
+    engines = [{**each, "address": f"10.0.0.{number}"} for number, each in enumerate(ENGINES, 1)]
+    settings = made(hosts=engines, proxy={"upstreams": upstreams}, app={"publish": 20000})
+    hosts = [Host(name, None, runtime(name), Recording()) for name in NAMES]  # type: ignore[arg-type]
+    proxy = HostsProxy(Hosts(hosts), settings)
+    endpoints = [Endpoint("172.29.0.2", 8000, name, f"10.0.0.{number}:20000") for number, name in enumerate(NAMES, 1)]
+    rendered = proxy.render({BLUE: endpoints, GREEN: []}, BLUE)
+    asked = proxy.get_from(endpoints[1], "/version", "shop", 1)
+    count = proxy.in_flight(endpoints)
+    if upstreams == "local":
+        assert rendered == "172.29.0.2:8000"
+        assert (asked.body, count) == ("version 1", 3)
+        assert hosts[1].proxy.given == ["172.29.0.2:8000"] * 2
+        assert hosts[0].proxy.given == ["172.29.0.2:8000"]
+    else:
+        assert "# two\n172.29.0.2:8000 10.0.0.1:20000 10.0.0.3:20000" in rendered
+        assert (asked.body, count) == ("version 2 and version 1", 9)
+        assert hosts[0].proxy.given[0] == "10.0.0.2:20000"
+
+
+def runtime(name: str) -> Any:
+    return SimpleNamespace(answers=lambda: True)
