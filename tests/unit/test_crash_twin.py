@@ -18,7 +18,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Release
 from bluegreen.settings import Settings
 
-STRIDE = 1 if FULL else 29
+STRIDE = 1 if FULL else 43
 """How many points lie between two second kills."""
 
 
