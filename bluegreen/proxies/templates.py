@@ -15,7 +15,7 @@ SEAL = "# By this bluegreen tells whether a person has edited the file: sha256:"
 
 def render(template: str, *, salt: str = "", **values: Any) -> str:
     """The template with these values. Where it asks for `stamp`, 12 hex digits over the text, and `salt`, stand."""
-    text = _environment().get_template(template).render(stamp=STAMP, **values)
+    text: str = _environment().get_template(template).render(stamp=STAMP, **values)
     return text.replace(STAMP, hashlib.sha256((salt + text).encode()).hexdigest()[:12])
 
 
