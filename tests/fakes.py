@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from string import Template
 from typing import Any
 
@@ -93,9 +94,13 @@ class Carried:
         return "\n".join([f"service {service}", *pools]) + "\n"
 
 
+def nobody(number: int, name: str) -> None:
+    pass
+
+
 @dataclass
 class World:
-    """What is true on a host."""
+    """What is true on a host. But for containers and what its proxy carries, all that it is made of is frozen."""
 
     images: dict[str, Image] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
@@ -123,8 +128,23 @@ class World:
 
     points: list[str] = field(default_factory=list)
     """Every moment at which something could go wrong, as it was passed: `start`, `start:half`, `start:end`."""
-    at: Callable[[int, str], None] = lambda number, name: None
+    at: Callable[[int, str], None] = nobody
     """Called at every point with its number and name; what it raises happens there."""
+
+    def fork(self) -> World:
+        """The same host, which from now on goes its own way; nobody is at its points yet."""
+        carried = {
+            name: replace(each, upstreams=dict(each.upstreams), counts=dict(each.counts))
+            for name, each in (self.proxy or {}).items()
+        }
+        own = {
+            each.name: copy(value)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), dict | list | set)
+        }
+        containers = {name: replace(each, lines=list(each.lines)) for name, each in self.containers.items()}
+        proxy = None if self.proxy is None else carried
+        return replace(self, **{**own, "containers": containers, "proxy": proxy, "at": nobody})
 
     def has(self, *releases: str, repository: str = "shop") -> World:
         """These releases have images."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from docker.errors import APIError
-from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World
+from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World, nobody
 
+from bluegreen.errors import Failed
 from bluegreen.model import Colour, Event
 from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
 
 OPTIONS = Options(witness=False)
+Watch = Callable[[int, str], None]
 PATIENCE = 3
 """How often an upload is counted until it has ended."""
 
@@ -28,7 +31,11 @@ def no_engine_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(time, "monotonic", clock.monotonic)
     monkeypatch.setattr("bluegreen.service.Lock", lambda process, *_: Locking(process))
-    # A thread that loads libraries which are loaded already would take a third of the time.
+    no_warming_up(monkeypatch)
+
+
+def no_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that loads libraries which are loaded already would take a third of the time."""
     no_thread = SimpleNamespace(start=lambda: None)
     threads = SimpleNamespace(Thread=lambda **_: no_thread, Lock=threading.Lock)
     monkeypatch.setattr("bluegreen.service.threading", threads)
@@ -58,18 +65,22 @@ class Harm(BaseException):
 class Rules:
     """Clients who send a request and begin an upload at every point of a run, and what has to hold there."""
 
-    def __init__(self, world: World, *, kill: int = -1, fail: int = -1, strict: bool = True) -> None:
+    def __init__(
+        self, world: World, *, kill: int = -1, fail: int = -1, strict: bool = True, watch: Watch = nobody
+    ) -> None:
         """The command is killed, or an error of the engine comes, at the point with this number, counted from its
-        beginning. Unless `strict`, what is live may be dead already."""
+        beginning. Unless `strict`, what is live may be dead already. `watch` is told of every point."""
         self._world = world
         self._counted: dict[int, int] = {}
         self._kill, self._fail, self._strict = kill, fail, strict
         self._passed = 0
+        self._watch = watch
 
     def __call__(self, number: int, name: str) -> None:
         self.hold(name)
         if name == "in_flight":
             self._go_on()
+        self._watch(self._passed, name)
         self._passed += 1
         if self._passed - 1 == self._kill:
             raise Crash
@@ -118,8 +129,7 @@ class Host:
     settings: Settings
 
     def fork(self) -> Host:
-        self.world.at = lambda number, name: None
-        return Host(copy.deepcopy(self.world), self.settings)
+        return Host(self.world.fork(), self.settings)
 
     def service(self) -> Service:
         process = Process(self.world)
@@ -132,9 +142,9 @@ class Host:
             registry,
         )
 
-    def type(self, command: str, *, kill: int = -1, fail: int = -1, strict: bool = True) -> dict[str, Any]:
+    def type(self, command: str, *, strict: bool = True, **rules_of: Any) -> dict[str, Any]:
         """The command has run to its end. Raises Crash if it was killed at that point of it; see Rules."""
-        rules = Rules(self.world, kill=kill, fail=fail, strict=strict)
+        rules = Rules(self.world, strict=strict, **rules_of)
         self.world.at = rules
         word, _, name = command.partition(" ")
         try:
@@ -147,17 +157,10 @@ class Host:
         except Harm as harm:
             raise AssertionError(f"{command}: {harm}") from None
         finally:
-            self.world.at = lambda number, name: None
+            self.world.at = nobody
             if not strict:
                 self.world.cut = 0
                 self.world.uploads.clear()
-
-    def points(self, command: str) -> list[str]:
-        """The points that it passes if nothing goes wrong."""
-        other = self.fork()
-        other.world.points.clear()
-        other.type(command)
-        return list(other.world.points)
 
     def killed(self, command: str, at: int) -> Host:
         """The host after the command was killed there."""
@@ -166,11 +169,26 @@ class Host:
             other.type(command, kill=at)
         return other
 
+    def kills(self, command: str, *, fail: int = -1, start: int = 0, step: int = 1) -> dict[int, tuple[str, Host]]:
+        """The names of every `step`th point of the command, with the host as a kill there leaves it.
+
+        Nothing goes wrong in it but at the point `fail`.
+        """
+        other, found = self.fork(), {}
+
+        def watch(number: int, name: str) -> None:
+            if number % step == start:
+                found[number] = name, other.fork()
+
+        with nullcontext() if fail < 0 else pytest.raises((Failed, APIError)):
+            other.type(command, fail=fail, watch=watch)
+        return found
+
     def status(self) -> dict[str, Any]:
         """What it says, which is true, and it has changed nothing."""
-        before = self._all()
+        before = all_of(self.world.fork())
         status = self.service().status()
-        assert self._all() == before
+        assert all_of(self.world) == before
         serving = self.live() if self.world.proxy_running else None
         assert (status["live"]["release"] if status["live"] else None) == serving
         return status
@@ -202,9 +220,10 @@ class Host:
         others = {each.release.name for each in standing if each.colour is not carried.colour}
         assert others <= (before if self.settings.retire.old == "standby" else set()), where
 
-    def _all(self) -> str:
-        world = self.world
-        return repr((world.containers, world.proxy, world.proxy_running, world.networks, world.images, world.published))
+
+def all_of(world: World) -> tuple[Any, ...]:
+    """Everything that a command may change on a host."""
+    return (world.containers, world.proxy, world.proxy_running, world.networks, world.images, world.published)
 
 
 def quiet(event: Event) -> None:

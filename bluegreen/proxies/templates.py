@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from typing import Any
 
 STAMP = "@STAMP@"
@@ -14,6 +15,13 @@ SEAL = "# By this bluegreen tells whether a person has edited the file: sha256:"
 
 def render(template: str, *, salt: str = "", **values: Any) -> str:
     """The template with these values. Where it asks for `stamp`, 12 hex digits over the text, and `salt`, stand."""
+    text: str = _environment().get_template(template).render(stamp=STAMP, **values)
+    return text.replace(STAMP, hashlib.sha256((salt + text).encode()).hexdigest()[:12])
+
+
+@cache
+def _environment() -> Any:
+    """One for all files, as a run renders each of its templates several times."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -25,8 +33,7 @@ def render(template: str, *, salt: str = "", **values: Any) -> str:
         autoescape=False,  # noqa: S701 -- not HTML, and the settings admit no character that a proxy would read as structure
     )
     environment.filters["ms"] = lambda seconds: f"{round(seconds * 1000)}ms"
-    text = environment.get_template(template).render(stamp=STAMP, **values)
-    return text.replace(STAMP, hashlib.sha256((salt + text).encode()).hexdigest()[:12])
+    return environment
 
 
 def stamp_of(text: str) -> str:

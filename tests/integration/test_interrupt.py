@@ -7,12 +7,18 @@ import signal
 import docker
 import pytest
 from aftermath import GENTLE, Followed, edit, things
-from harness import Make, TestService, eventually
+from harness import FULL, Make, TestService, eventually
 from load import Load
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 PHASES = {"probe": "v4-never-ready", "bake": "v2"}
 """In which step of a deploy it happens, and of which release."""
+
+AT = [("probe", "live", signal.SIGINT), ("bake", "live", signal.SIGTERM), ("bake", "reload", signal.SIGINT)]
+DURING = [("start", signal.SIGTERM), ("switch", signal.SIGINT)]
+if FULL:  # tests/unit/test_engine.py has both signals at every point there is
+    AT = [(phase, switch, number) for phase, switch, _ in AT for number in SIGNALS]
+    DURING = [(step, number) for step, _ in DURING for number in SIGNALS]
 
 STUBBORN = """command = ["python3", "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
 stop_timeout = "4s"
@@ -39,8 +45,7 @@ def no_lock(engine: docker.DockerClient, service: TestService) -> bool:
     return not engine.containers.list(all=True, filters=locks, ignore_removed=True)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(("phase", "switch"), [("probe", "live"), ("bake", "live"), ("bake", "reload")])
+@pytest.mark.parametrize(("phase", "switch", "number"), AT)
 def test_an_interrupted_deploy_is_undone_without_a_failed_request(
     make_service: Make, engine: docker.DockerClient, phase: str, number: signal.Signals, switch: str
 ) -> None:
@@ -84,8 +89,7 @@ def test_a_second_interrupt_does_not_disturb_the_undo(make_service: Make, engine
     assert things(engine, service) == before
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("step", ["start", "switch"])
+@pytest.mark.parametrize(("step", "number"), DURING)
 def test_an_interrupt_in_the_middle_of_a_change_leaves_nothing_behind(
     make_service: Make, engine: docker.DockerClient, step: str, number: signal.Signals
 ) -> None:

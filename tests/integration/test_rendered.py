@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import pytest
 from certificates import Authority
+from harness import FULL
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ from bluegreen.settings import Settings, parse
 
 SOURCE = Path(bluegreen.__file__).parent
 EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "40"))
-VERSIONS = ["haproxy:2.6", "haproxy:3.0", "haproxy:3.2", "nginx:1.22", "nginx:stable"]
+VERSIONS = ["haproxy:2.6", *(["haproxy:3.0"] if FULL else []), "haproxy:3.2", "nginx:1.22", "nginx:stable"]
 
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import docker
 import httpx
 import pytest
 from aftermath import things
-from harness import HAPROXY, MODES, NGINX, Make, TestService, eventually
+from harness import FULL, MODES, WAYS, Make, TestService, eventually
 
 
 def crash(engine: docker.DockerClient, name: str) -> None:
@@ -24,8 +26,11 @@ def serves(service: TestService, version: str) -> bool:
     return (answer.status_code, answer.text.strip()) == (200, version)
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("image", [NGINX[1], *HAPROXY])
+@pytest.mark.parametrize(
+    ("image", "switch"),
+    # Before 1.27.4 nginx closes idle connections as it reloads.
+    [way for way in WAYS if way != ("nginx:1.22", "reload")],
+)
 def test_traffic_comes_back_after_restarts_and_crashes(
     make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:
@@ -55,8 +60,12 @@ def test_traffic_comes_back_after_restarts_and_crashes(
     assert (receipt["from"], receipt["requests"]["failed"]) == ("v2", 0)
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("image", [NGINX[1], HAPROXY[1]])
+@pytest.mark.parametrize(
+    ("image", "switch"),
+    list(itertools.product(["nginx:stable", "haproxy:3.2"], MODES))
+    if FULL
+    else [("nginx:stable", "reload"), ("haproxy:3.2", "live")],
+)
 def test_a_deploy_starts_a_proxy_that_is_down_and_knows_what_was_live(
     make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from harness import MODES, Make, TestService, eventually
+from harness import HAPROXY, WAYS, Make, TestService, eventually
 
-HAPROXY = ["haproxy:2.6", "haproxy:3.2"]
 COOKIE = '[proxy.haproxy.cookie]\nname = "SERVERID"'
 
 
@@ -55,8 +54,7 @@ def replicas(service: TestService, asked: int = 12) -> Iterator[str]:
     return (service.get().headers["X-Replica"] for _ in range(asked))
 
 
-@pytest.mark.parametrize("switch", MODES)
-@pytest.mark.parametrize("haproxy", HAPROXY)
+@pytest.mark.parametrize(("haproxy", "switch"), [way for way in WAYS if way[0] in HAPROXY])
 def test_a_sticky_client_stays_until_the_switch_and_moves_then_without_a_failure(
     make_service: Make, haproxy: str, switch: str
 ) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import docker
 import pytest
-from harness import Make, TestService
+from harness import FULL, HAPROXY, NGINX, Make, TestService
 from load import Load
 
 each_proxy = pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_release_that_opens_no_port_never_gets_a_connection(make_service: Make
     assert service.get().text.strip() == "version 1"
 
 
-@pytest.mark.parametrize("image", ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"])
+@pytest.mark.parametrize("image", [*NGINX, *HAPROXY] if FULL else [NGINX[0], HAPROXY[1]])
 def test_a_plain_load_balancer_passes_over_a_stopped_server(
     make_service: Make, servers: Servers, free_port: Callable[[], int], image: str
 ) -> None:

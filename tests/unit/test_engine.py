@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 from fakes import Clock, Crash, FakeLock, FakeProxy, FakeRegistry, FakeRuntime, Process, World, quick_settings
+from twin import no_warming_up
 
 from bluegreen import doctor
 from bluegreen.engine import Interrupts, interrupts
@@ -49,6 +50,7 @@ def _no_engine_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(time, "monotonic", clock.monotonic)
     monkeypatch.setattr("bluegreen.service.Lock", lambda *_: lock())
+    no_warming_up(monkeypatch)
     yield
     monkeypatch.undo()
 
@@ -84,18 +86,24 @@ class Job:
     old: str | None
     new: str
     settings: Settings = field(default_factory=lambda: SETTINGS)
+    _world: World | None = None
+    _points: list[str] = field(default_factory=list)
 
     def world(self) -> World:
-        return a_world(*self.deployed, settings=self.settings)
+        """The host before the run, a new one for each who asks; what was deployed on it is deployed once."""
+        self._world = self._world or a_world(*self.deployed, settings=self.settings)
+        return self._world.fork()
 
     def go(self, world: World) -> dict[str, Any]:
         return self.run(service(world, self.settings))
 
     def points(self) -> list[str]:
         """Every point that the run passes when nothing goes wrong."""
-        world = self.world()
-        assert self.go(world)["result"] == "done"
-        return list(world.points)
+        if not self._points:
+            world = self.world()
+            assert self.go(world)["result"] == "done"
+            self._points = world.points
+        return list(self._points)
 
 
 def deploy(name: str) -> Callable[[Service], dict[str, Any]]:

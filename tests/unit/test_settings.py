@@ -860,17 +860,22 @@ def test_every_string_option_is_among_those_that_are_tried() -> None:
         assert isinstance(value, bool | int | float), path
 
 
+def replaced(part: Any, path: Where, value: str) -> Any:
+    """`part` with this value at the path, in a list if one stood there; what is beside the path is shared."""
+    if not path:
+        return [value] if isinstance(part, list) else value
+    found = copy.copy(part)
+    found[path[0]] = replaced(part[path[0]], path[1:], value)
+    return found
+
+
 @pytest.mark.parametrize(("path", "right"), PROXY_STRINGS)
 def test_no_hostile_value_gets_into_a_proxys_file(path: Where, right: str) -> None:
-    where = dotted(path)
+    where, whole = dotted(path), {key: FULL[key] for key in ("service", "app", "proxy")}
     texts = [*HOSTILE_TEXTS, *HOSTILE.replace("$", "").replace("%", "")]
     for hostile in texts:
         for value in (right + hostile, hostile + right, right[:3] + hostile + right[3:]):
-            data = copy.deepcopy(FULL)
-            part: Any = data
-            for key in path[:-1]:
-                part = part[key]
-            part[path[-1]] = [value] if isinstance(part[path[-1]], list) else value
+            data = replaced(whole, path, value)
             assert any(problem.startswith(where) for problem in problems(data)), (value, problems(data))
 
 
