@@ -370,6 +370,31 @@ def watch(config: Path | None, seconds: float | None, rate: float, as_json: bool
 
 
 @main.command()
+@click.option(
+    "--listen", default="127.0.0.1:8090", show_default=True, metavar="IP:PORT", help="Where. Port 0: a free one."
+)
+@click.option("--host", "names", multiple=True, metavar="NAME", help="Another host name that browsers may use.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="Asks everybody for the token that the file holds.")
+@click.option("--allow-actions", is_flag=True, help="Who sees the page may deploy and roll back.")
+@click.pass_obj
+def dashboard(
+    config: Path | None, listen: str, names: tuple[str, ...], token_file: Path | None, allow_actions: bool
+) -> None:
+    """Serve a page that shows the service and keeps up with it, until Ctrl-C."""
+    try:
+        from bluegreen import pages
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the dashboard needs {error.name}, which is not installed", hint="pip install 'bluegreen[dashboard]'"
+        ) from error
+    from bluegreen.dashboard import Dashboard
+
+    address = pages.listen_address(listen)
+    door = pages.Door(address, pages.read_token(token_file, os.environ), names)
+    pages.serve(Dashboard(config, allow_actions=allow_actions), door, address, click.echo)
+
+
+@main.command()
 @click.option("--service", "name", help="Its name. [default: the directory's]")
 @click.option("--gitlab", is_flag=True, help="Write a .gitlab-ci.yml too, that builds and deploys.")
 def init(name: str | None, gitlab: bool) -> None:

@@ -47,7 +47,7 @@ timeout = "1s"
 seconds = 0
 """
 COMMANDS = [
-    *("build", "deploy", "doctor", "down", "exec", "gitlab", "history", "init", "login", "logs"),
+    *("build", "dashboard", "deploy", "doctor", "down", "exec", "gitlab", "history", "init", "login", "logs"),
     *("proxy", "prune", "push", "receipt", "rollback", "status", "watch"),
 ]
 PROXY = ["boot", "reload", "render", "status"]
