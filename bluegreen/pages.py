@@ -64,7 +64,7 @@ BODY_LIMIT = 4096
 """Bytes of what is posted."""
 
 FRESH = 3.0
-"""Seconds for which what was found counts as fresh to a page that has just been opened, and for which it waits for it."""
+"""Seconds: a page that has just been opened waits so long for what was found no longer ago."""
 
 NEWS_EVERY = 0.5
 """Seconds between two events of a stream."""

@@ -33,7 +33,9 @@ function when(moment) {
 }
 
 const time = (moment) => make("time", { datetime: String(moment ?? "") }, when(moment));
-const seconds = (value) => (value < 10 ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(value / 60)} min ${Math.round(value % 60)}`) + (value < 99.5 ? " s" : " s");
+const readable = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00/, when);
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const seconds = (value) => `${value < 10 ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(Math.round(value) / 60)} min ${Math.round(value) % 60}`} s`;
 const ms = (value) => (value === null ? "–" : `${value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en")} ms`);
 const colour = (name) => (["blue", "green"].includes(name) ? name : "unknown");
 
@@ -91,14 +93,19 @@ function showHead() {
 }
 
 function showPulse(trouble) {
-  let kind = "done", mark = "✓", words = "Up to date";
+  const rollback = state?.rollback.ready ? `A rollback to ${state.rollback.release} is ready.` : "No rollback is possible.";
+  const late = news ? news.traffic.bars.slice(-10) : [];
+  const failed = late.reduce((sum, counts) => sum + counts.at(-1), 0);
+  let kind = "done", mark = "✓", words = `It serves. ${rollback}`;
   if (trouble) [kind, mark, words] = ["failed", "!", trouble === "lost" ? "Connection lost" : "Out of date"];
   else if (!state) [kind, mark, words] = ["unchanged", "·", "Looking for the first time"];
-  else if (state.lock) [kind, mark, words] = ["started", "●", `A run is under way: ${state.lock}`];
+  else if (state.lock) [kind, mark, words] = ["started", "●", `A run is under way: ${readable(state.lock)}`];
   else if (state.unfinished) [kind, mark, words] = ["undone", "!", `The run ${state.unfinished} ended before its commit. ${state.next ? `Next: ${state.next}` : ""}`];
-  else if (!state.proxy.running && state.live) [kind, mark, words] = ["failed", "!", "The proxy does not run"];
-  else if (state.live && state.live.replicas.running < state.live.replicas.wanted) [kind, mark, words] = ["undone", "!", "Not all replicas run"];
-  else if (state.next) [kind, mark, words] = ["done", "✓", `Up to date. Next: ${state.next}`];
+  else if (!state.live) [kind, mark, words] = ["unchanged", "·", state.slots.length ? "The proxy serves nothing" : "Nothing is deployed"];
+  else if (!state.proxy.running) [kind, mark, words] = ["failed", "!", "The proxy does not run"];
+  else if (failed) [kind, mark, words] = ["failed", "!", `Requests fail: ${failed} in the last 10 seconds`];
+  else if (state.live.replicas.running < state.live.replicas.wanted) [kind, mark, words] = ["undone", "!", "Not all replicas run"];
+  else if (state.next) [kind, mark, words] = ["done", "✓", `It serves. Next: ${state.next}`];
   $("pulse").className = `result ${kind}`;
   say($("pulse").querySelector("b"), mark);
   say($("pulse").querySelector("span"), words);
@@ -117,7 +124,7 @@ function showState() {
   fill("figures",
     live && figure("Live colour", live.colour, make("span", {}, "since ", time(live.since))),
     live && figure("Replicas", `${live.replicas.running} of ${live.replicas.wanted}`, "running", live.replicas.running < live.replicas.wanted),
-    figure("Rollback", rollback.ready ? `to ${rollback.release}` : "not possible", rollback.ready ? `ready: ${rollback.why}` : rollback.why),
+    state.lock ? figure("Rollback", "–", "known after the run") : figure("Rollback", rollback.ready ? `to ${rollback.release}` : "not possible", rollback.ready ? `ready: ${rollback.why}` : rollback.why),
     figure("Proxy", proxy.kind, proxy.running ? `${proxy.version}, switched ${proxy.switch}` : "does not run", !proxy.running && live),
   );
   fill("slots", ...["blue", "green"].map((name) => card(name, state.slots.find((slot) => slot.colour === name))));
@@ -149,7 +156,7 @@ function showHosts() {
     rows.push(["VIP", `${vip.address} ${vip.held ? "is held here" : "is not held here"} (${vip.interface})`]);
     rows.push(["Keepalived", `${vip.exists ? (vip.running ? "runs" : "does not run") : "is not there"}${vip.node ? `, node ${vip.node} of priority ${vip.priority}` : ""}${vip.state ? `, ${vip.state}` : ""}${vip.exists && !vip.current ? "; its file is not what the settings want" : ""}${vip.complaint ? `; it says: ${vip.complaint}` : ""}`]);
   }
-  rows.push(["Lock", state.lock ? `held by ${state.lock}` : "free"]);
+  rows.push(["Lock", state.lock ? `held by ${readable(state.lock)}` : "free"]);
   fill("hosts", ...rows.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]));
 }
 
@@ -187,7 +194,7 @@ function showTraffic(traffic) {
     return counts.map((count, kind) => {
       const tall = Math.min(HEIGHT - below, HEIGHT * count / Math.max(top, counts.reduce((sum, each) => sum + each, 0)));
       below += tall;
-      return count ? make("rect", { class: `fill-${kinds[kind]}`, x: `${index * width}%`, width: `${width * 0.86}%`, y: HEIGHT - below, height: tall }) : null;
+      return count ? make("rect", { class: `fill-${kinds[kind]}`, x: `${index * width}%`, width: `${width}%`, y: HEIGHT - below, height: tall }) : null;
     }).filter(Boolean);
   });
   const plot = $("plot");
@@ -212,7 +219,7 @@ const share = (count, all) => (all ? `${Math.round(100 * count / all)} %` : "");
 
 function showAction() {
   $("action").hidden = false;
-  say($("action-title"), action.running ? `${action.title} is under way` : action.title);
+  say($("action-title"), capital(action.running ? `${action.title} is under way` : action.title));
   fill("steps", ...action.steps.map((step) => make("li", { class: Object.hasOwn(MARKS, step.state) && step.state === "started" && action.running ? "started" : "" },
     make("span", { class: `mark ${Object.hasOwn(MARKS, step.state) ? step.state : ""}`, "aria-hidden": "true" }, MARKS[step.state] ?? "·"),
     make("span", { class: "name" }, step.state.startsWith("und") ? `undo ${step.step}` : step.step),
@@ -267,7 +274,7 @@ async function ask(wish, release) {
   const refused = plan.edits && plan.action === "deploy";
   say($("ask-title"), `${plan.action === "deploy" ? "Deploy" : "Roll back to"} ${plan.release}?`);
   fill("ask-plan",
-    make("p", { class: "soft", role: "status" }, `${plan.from ? `${plan.from} is live. ` : ""}${plan.action} ${plan.release} would:`),
+    make("p", { class: "soft", role: "status" }, `${plan.from ? `${plan.from} is live. ` : ""}${capital(plan.action)} ${plan.release} would:`),
     make("ol", { class: "steps" }, ...plan.steps.map((step) => make("li", {}, make("span", { class: "name" }, step.step), make("span", { class: "said" }, step.detail)))),
     plan.edits && make("div", { class: "why failed" }, make("p", {}, refused ? "A person has edited the proxy's files, and this deploy would be refused. bluegreen deploy --overwrite-edits writes over that." : "A person has edited the proxy's files, which this writes over:"), make("pre", {}, plan.edits)),
     plan.diff ? make("details", {}, make("summary", {}, "The change of the proxy's config"), make("pre", { tabindex: "0" }, plan.diff)) : make("p", { class: "soft" }, "The proxy's config stays as it is."),
@@ -277,8 +284,7 @@ async function ask(wish, release) {
   // What the plan says is what is asked for; the end of an unfinished run is nothing that has a name.
   const named = plan.steps.some((step) => step.step === "recover") ? release : plan.release;
   $("yes").onclick = () => begin(wish, named);
-  $("yes").hidden = false;
-  $("yes").focus();
+  $("yes").hidden = false; // the focus stays on Cancel: a key pressed twice deploys nothing
 }
 
 async function begin(wish, release) {
