@@ -35,7 +35,7 @@ function when(moment) {
 const time = (moment) => make("time", { datetime: String(moment ?? "") }, when(moment));
 const readable = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00/, when);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const seconds = (value) => `${value < 10 ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(Math.round(value) / 60)} min ${Math.round(value) % 60}`} s`;
+const seconds = (value) => `${value < 10 && !Number.isInteger(value) ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(Math.round(value) / 60)} min ${Math.round(value) % 60}`} s`;
 const ms = (value) => (value === null ? "–" : `${value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en")} ms`);
 const colour = (name) => (["blue", "green"].includes(name) ? name : "unknown");
 
@@ -97,7 +97,7 @@ function showPulse(trouble) {
   const late = news ? news.traffic.bars.slice(-10) : [];
   const failed = late.reduce((sum, counts) => sum + counts.at(-1), 0);
   let kind = "done", mark = "✓", words = `It serves. ${rollback}`;
-  if (trouble) [kind, mark, words] = ["failed", "!", trouble === "lost" ? "Connection lost" : "Out of date"];
+  if (trouble) [kind, mark, words] = ["failed", "!", trouble === "lost" ? "Connection lost" : state ? `Out of date, by ${seconds(Math.round(news.age))}` : "Nothing is known yet"];
   else if (!state) [kind, mark, words] = ["unchanged", "·", "Looking for the first time"];
   else if (state.lock) [kind, mark, words] = ["started", "●", `A run is under way: ${readable(state.lock)}`];
   else if (state.unfinished) [kind, mark, words] = ["undone", "!", `The run ${state.unfinished} ended before its commit. ${state.next ? `Next: ${state.next}` : ""}`];
