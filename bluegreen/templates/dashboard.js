@@ -19,7 +19,7 @@ function make(name, attributes, ...children) {
   const svg = ["rect", "line", "text"].includes(name);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes ?? {})) element.setAttribute(key, value);
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== "").map((child) => (child instanceof Node ? child : String(child))));
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false && child !== "").map((child) => (child instanceof Node ? child : String(child))));
   return element;
 }
 
@@ -34,6 +34,7 @@ function when(moment) {
 
 const time = (moment) => make("time", { datetime: String(moment ?? "") }, when(moment));
 const readable = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00/, when);
+const short = (text) => { const [line] = text.split("\n"); return line.length > 200 ? `${line.slice(0, 199)}…` : line; };
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const seconds = (value) => `${value < 10 && !Number.isInteger(value) ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(Math.round(value) / 60)} min ${Math.round(value) % 60}`} s`;
 const ms = (value) => (value === null ? "–" : `${value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en")} ms`);
@@ -79,9 +80,10 @@ function showHead() {
   const error = news?.error;
   const old = news && news.age > OLD;
   document.body.classList.toggle("is-stale", Boolean(lost || error || old));
+  document.body.classList.toggle("is-lost", Boolean(lost)); // else the traffic is still what it is
   let words = null;
   if (lost) words = ["The connection to the dashboard is lost. What you see is out of date; it tries again by itself.", ""];
-  else if (error) words = [`What you see is out of date: ${error.split("\n")[0]}`, news.hint ? `Next: ${news.hint}` : ""];
+  else if (error) words = [`What you see is out of date: ${short(error)}`, news.hint ? `Next: ${news.hint}` : ""];
   else if (old) words = ["What you see is out of date: the engine has not answered for some seconds.", ""];
   const text = words ? words.join("") : "";
   if ($("notice").dataset.text !== text) {
@@ -223,7 +225,7 @@ function showAction() {
   fill("steps", ...action.steps.map((step) => make("li", { class: Object.hasOwn(MARKS, step.state) && step.state === "started" && action.running ? "started" : "" },
     make("span", { class: `mark ${Object.hasOwn(MARKS, step.state) ? step.state : ""}`, "aria-hidden": "true" }, MARKS[step.state] ?? "·"),
     make("span", { class: "name" }, step.state.startsWith("und") ? `undo ${step.step}` : step.step),
-    make("span", { class: "said" }, step.detail),
+    make("span", { class: "said" }, action.running ? step.detail : step.detail.split("\n")[0]),
     make("span", { class: "took" }, ["started", "progress"].includes(step.state) ? "" : seconds(step.seconds)))));
   if (action.running) { fill("outcome"); return; }
   const { receipt, error } = action;
