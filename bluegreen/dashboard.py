@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from docker.errors import DockerException
+
 from bluegreen.errors import BluegreenError, Failed, Unexpected
 from bluegreen.history import line
 from bluegreen.model import Release
@@ -125,7 +127,7 @@ class View:
         self._slow_at = -math.inf
         self._slow_for: object = None
         self._runs: list[dict[str, Any]] = []
-        self._vip: dict[str, Any] | None = None
+        self._vips: list[dict[str, Any]] = []
         self._colours: dict[str, str] = {}
         self.settings = read()
         self.found: dict[str, Any] | None = None
@@ -175,7 +177,7 @@ class View:
         return {
             **status,
             "slots": sorted(slots, key=lambda slot: str(slot["colour"])),
-            "vip": self._vip,
+            "vips": self._vips if service.settings.vip else [],
             "runs": self._runs,
         }
 
@@ -185,8 +187,22 @@ class View:
             return
         self._runs = [{**line(kept), "colour": _colour_of(kept.receipt or {})} for kept in service.runs()[:RUNS]]
         if service.settings.vip:
-            self._vip = Vip(service.client, service.settings).status()
+            self._vips = _vips(service)
         self._slow_for, self._slow_at = changed, time.monotonic()
+
+
+def _vips(service: Service) -> list[dict[str, Any]]:
+    """What each host says of the VIP; why, where it can't be told."""
+
+    def one(name: str, client: Any) -> dict[str, Any]:
+        try:
+            return {"host": name, "error": "", **Vip(client, service.settings).status()}
+        except (BluegreenError, DockerException) as error:
+            return {"host": name, "error": plain(str(error))[:500]}
+
+    if service.hosts is None:
+        return [one(service.runtime.name, service.client)]
+    return service.hosts.each(lambda host: one(host.name, host.client))
 
 
 def _slot(slot: Any, status: Mapping[str, Any]) -> dict[str, Any]:

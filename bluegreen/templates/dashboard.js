@@ -148,18 +148,33 @@ function card(name, slot) {
 }
 
 function showHosts() {
-  const { proxy, vip } = state;
+  const { proxy, vips } = state;
   const rows = [];
-  for (const host of state.hosts) rows.push([`Host ${host.name}`, host.live ? `${host.live} is live` : "nothing is live"]);
+  for (const host of state.hosts) rows.push([`Host ${host.name}`, make("span", { class: host.behind ? "bad" : "" }, onHost(host))]);
   rows.push(["Proxy", `${proxy.kind} ${proxy.version || ""} ${proxy.running ? "runs" : "does not run"}, switched ${proxy.switch}`]);
   rows.push(["Address", proxy.address]);
   if (proxy.edits) rows.push(["Edited", "A person has changed the proxy's files; a deploy does not write over that by itself."]);
-  if (vip) {
-    rows.push(["VIP", `${vip.address} ${vip.held ? "is held here" : "is not held here"} (${vip.interface})`]);
-    rows.push(["Keepalived", `${vip.exists ? (vip.running ? "runs" : "does not run") : "is not there"}${vip.node ? `, node ${vip.node} of priority ${vip.priority}` : ""}${vip.state ? `, ${vip.state}` : ""}${vip.exists && !vip.current ? "; its file is not what the settings want" : ""}${vip.complaint ? `; it says: ${vip.complaint}` : ""}`]);
-  }
+  for (const vip of vips) rows.push([vips.length > 1 ? `VIP on ${vip.host}` : "VIP", vip.error || onVip(vip)]);
   rows.push(["Lock", state.lock ? `held by ${readable(state.lock)}` : "free"]);
   fill("hosts", ...rows.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]));
+}
+
+function onHost(host) {
+  const words = [host.live ? `${host.live} is live${host.colour ? ` (${host.colour})` : ""}` : "nothing is live"];
+  if (host.replicas) words.push(`${host.replicas.running} of ${host.replicas.wanted} replicas running`);
+  if (host.proxy) words.push(host.proxy);
+  if (host.behind) words.push(`behind: ${host.behind}`);
+  return words.join(", ");
+}
+
+function onVip(vip) {
+  const words = [`${vip.address} ${vip.held ? "is held here" : "is not held here"} (${vip.interface})`];
+  words.push(`Keepalived ${vip.exists ? (vip.running ? "runs" : "does not run") : "is not there"}`);
+  if (vip.node) words.push(`node ${vip.node} of priority ${vip.priority}`);
+  if (vip.state) words.push(vip.state);
+  if (vip.exists && !vip.current) words.push("its file is not what the settings want");
+  if (vip.complaint) words.push(`it says: ${vip.complaint}`);
+  return words.join(", ");
 }
 
 function showRuns() {
