@@ -260,11 +260,11 @@ class Guard:
         host = headers.get("host")
         if not door.is_name(host):
             return PlainTextResponse("this is no name of this dashboard; see --host\n", 421)
-        if request.method not in ("GET", "HEAD"):
-            if not door.is_ours(headers.get("origin"), host):
-                return PlainTextResponse("this was sent by a page of another site\n", 403)
-            if headers.get("sec-fetch-site", "same-origin") != "same-origin":
-                return PlainTextResponse("this was sent by a page of another site\n", 403)
+        reads = request.method in ("GET", "HEAD")
+        site, mode = headers.get("sec-fetch-site", "same-origin"), headers.get("sec-fetch-mode")
+        followed = reads and (site == "none" or mode == "navigate")  # typed, or a link to here: seen by nobody else
+        if (site != "same-origin" and not followed) or not (reads or door.is_ours(headers.get("origin"), host)):
+            return PlainTextResponse("this was sent by a page of another site\n", 403)
         if path not in OPEN_PATHS and not door.knows(headers.get("authorization"), request.cookies.get(door.cookie)):
             if path == "/" and request.method in ("GET", "HEAD"):
                 return RedirectResponse("/login", 303)

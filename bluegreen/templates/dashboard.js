@@ -34,7 +34,7 @@ function when(moment) {
 
 const time = (moment) => make("time", { datetime: String(moment ?? "") }, when(moment));
 const readable = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00/, when);
-const short = (text) => { const [line] = text.split("\n"); return line.length > 200 ? `${line.slice(0, 199)}…` : line; };
+const short = (text) => { const [line] = text.split("\n"); return line.length > 120 ? `${line.slice(0, 119)}…` : line; };
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const seconds = (value) => `${value < 10 && !Number.isInteger(value) ? value.toFixed(2) : value < 99.5 ? value.toFixed(0) : `${Math.floor(Math.round(value) / 60)} min ${Math.round(value) % 60}`} s`;
 const ms = (value) => (value === null ? "–" : `${value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en")} ms`);

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dashboard_host import FILE, Host
-from fakes import Clock
+from fakes import Clock, quick_settings
+from several import NAMES, hosts_of, in_order
 
 from bluegreen import dashboard as board
 from bluegreen.dashboard import ROWS, SECONDS, VARIABLE, Story, Traffic, View, environment
 from bluegreen.errors import Failed
 from bluegreen.settings import load
+from bluegreen.vip import Vip
 from bluegreen.witness import FRESH, UNTOLD, Answer
 
 
@@ -288,6 +291,34 @@ def test_a_run_is_the_command_that_a_person_would_type(host: Host) -> None:
 
 def test_a_run_does_not_get_the_token() -> None:
     assert environment({VARIABLE: "secret", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_every_host_is_told_of_also_one_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_order(monkeypatch)
+    tables: dict[str, Any] = {
+        "probe": {"successes": 1},
+        "hosts": [{"engine": f"ssh://{name}", "name": name} for name in NAMES],
+    }
+    hosts = hosts_of(quick_settings(**tables), "v1")
+    settings = hosts.settings = quick_settings(**tables, vip={"address": "192.0.2.77", "interface": "eth0"})
+    monkeypatch.setattr(Vip, "status", lambda self: {"held": self._client.info()["ID"] == "two"})
+    view = View(lambda: settings, lambda _: nullcontext(hosts.service()))
+    view.look()
+    assert view.error == ""
+    assert view.found
+    assert [(vip["host"], vip["held"]) for vip in view.found["vips"]] == [
+        ("one", False),
+        ("two", True),
+        ("three", False),
+    ]
+    hosts.away.add("three")
+    view.look()
+    assert view.error == ""
+    assert [(host["name"], host["live"], bool(host["behind"])) for host in view.found["hosts"]] == [
+        ("one", "v1", False),
+        ("two", "v1", False),
+        ("three", None, True),
+    ]
 
 
 def test_a_view_that_nothing_was_found_of_is_old(host: Host) -> None:

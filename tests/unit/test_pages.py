@@ -269,6 +269,19 @@ def test_a_post_that_no_page_of_ours_sent_is_refused(host: Host, headers: dict[s
     assert client.post("/actions", "nonsense").status_code == 400, "one of ours comes as far as its body"
 
 
+def test_a_page_of_another_site_can_link_to_this_one_and_use_nothing_of_it(host: Host) -> None:
+    client = Client(host)
+    client.dashboard.viewers = VIEWERS
+    for site, mode, code in [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "cors", 403),
+        ("cross-site", "navigate", 503),
+        ("none", "navigate", 503),
+        ("same-origin", "cors", 503),
+    ]:
+        assert client("GET", "/news", headers={"sec-fetch-site": site, "sec-fetch-mode": mode}).status_code == code
+
+
 def test_a_bearer_of_the_token_needs_the_page_too(host: Host) -> None:
     client = Client(host, token=TOKEN, actions=True)
     bearer = {"authorization": f"Bearer {TOKEN}"}
