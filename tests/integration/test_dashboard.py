@@ -102,7 +102,7 @@ def is_quiet(browser: Browser, board: Board) -> None:
 
 
 def test_a_deploy_from_a_terminal_is_followed_live(make_service: Make, browser: Browser, tmp_path: Path) -> None:
-    service = make_service(bake=5, app="replicas = 2", extra=VIP)
+    service = make_service(bake=8, app="replicas = 2", extra=VIP)
     service.deploy("v1")
     with dashboard(service) as board:
         browser.open(board.url)
@@ -150,7 +150,7 @@ def test_a_deploy_from_a_terminal_is_followed_live(make_service: Make, browser: 
 def test_deploy_and_rollback_by_clicking(
     make_service: Make, browser: Browser, engine: docker.DockerClient, tmp_path: Path
 ) -> None:
-    service = make_service()
+    service = make_service(bake=3)
     service.deploy("v1")
     screenshots = pictures(tmp_path)
     with dashboard(service, "--allow-actions") as board:
