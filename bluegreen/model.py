@@ -195,8 +195,6 @@ class ProxyState:
     running: bool = False
     version: str = ""
     colour: Colour | None = None
-    everywhere: bool = True
-    """Whether each of several proxies serves what the record leads to."""
     record: SwitchRecord | None = None
     config: str = ""
     switch: str = ""
@@ -204,6 +202,8 @@ class ProxyState:
     """What a person has changed in the files that bluegreen wrote, as a diff; empty if nothing."""
     kept_in: str = ""
     """Where a copy goes of an edited file that is written over."""
+    everywhere: bool = True
+    """Whether each of several proxies serves what the record leads to."""
 
 
 @dataclass(frozen=True)
