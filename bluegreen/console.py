@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -453,11 +454,13 @@ def _width() -> int:
 
 
 def _folded(line: str, room: int) -> list[str]:
-    """The line in parts of `room` columns at most, indented as it is."""
+    """The line in parts of `room` columns at most, indented as it is. A number stays with its unit."""
     if len(line) <= room:
         return [line]
     margin = line[: len(line) - len(line.lstrip())][: room // 2]
-    return textwrap.wrap(line, room, subsequent_indent=margin, break_on_hyphens=False) or [line]
+    whole = re.sub(r"(?<=\d) (?=(s|ms|MB)\b)", "\xa0", line)
+    parts = textwrap.wrap(whole, room, subsequent_indent=margin, break_on_hyphens=False)
+    return [part.replace("\xa0", " ") for part in parts]
 
 
 def _compared(figures: dict[str, Any]) -> str:

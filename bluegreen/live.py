@@ -76,7 +76,7 @@ class Scene:
     window: deque[tuple[float, Mapping[str, int]]] = field(default_factory=deque)
 
     def take(self, event: Event, now: float) -> None:
-        step, state, words = event.step, event.state, plain(event.detail).partition("\n")[0]
+        step, state, words = event.step, event.state, first_line(event.detail)
         if state == "planned":
             self._plan(event.data)
         elif state == "counts":
@@ -105,7 +105,7 @@ class Scene:
 
     def _plan(self, plan: Mapping[str, Any]) -> None:
         self.title = f"{plan['action']} {plan['from'] or 'nothing'} → {plan['release']}"
-        self.planned = {step["step"]: plain(step["detail"]) for step in plan["steps"]}
+        self.planned = {step["step"]: first_line(step["detail"]) for step in plan["steps"]}
         self.notes.pop("lock", None)
         self.steps += [step for step in self.planned if step not in self.steps]
         other = "green" if plan["colour"] == "blue" else "blue"
@@ -137,12 +137,17 @@ class Scene:
             self.notes[step] = words
 
 
+def first_line(text: str) -> str:
+    """The first line, without anything that a terminal would act on."""
+    return plain(text).partition("\n")[0].expandtabs(4)
+
+
 def in_words(figures: Mapping[str, Any]) -> str:
     """What a probe or a registry counts, in a few words."""
     if "tries" in figures:
         if figures["in_a_row"]:
             return f"try {figures['tries']}: {figures['in_a_row']} of {figures['wanted']} right in a row"
-        return f"try {figures['tries']}: {plain(figures['reason'])}"
+        return f"try {figures['tries']}: {first_line(figures['reason'])}"
     if "layers" in figures:
         words = f"{figures['ended']} of {figures['layers']} layers"
         if figures["size"]:
@@ -373,7 +378,7 @@ class View:
         try:
             with self._lock:
                 self._scene.take(event, self._clock())
-        except Exception:
+        except (AttributeError, LookupError, TypeError, ValueError):  # not what a signal raises, which is the run's
             self._over.set()
 
     def stop(self) -> None:

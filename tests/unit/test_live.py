@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console as RichConsole
 from terminal import pseudo_terminal
 
+from bluegreen.errors import Interrupted
 from bluegreen.live import Block, Scene, View, draw
 from bluegreen.model import Event
 
@@ -190,10 +191,10 @@ def test_nothing_that_a_terminal_acts_on_is_drawn() -> None:
     seen = Scene("deploy v2", 0.0)
     seen.take(planned(["start", "probe"]), 0.0)
     seen.take(Event("start", "started", "local"), 1.0)
-    seen.take(Event("start", "progress", "local", detail="\x1b[2Jgone\x07"), 1.0)
+    seen.take(Event("start", "progress", "local", detail="\x1b[2Jgone\x07\tand so on"), 1.0)
     seen.take(Event("probe", "started", "local", detail="\x1b]0;title\x07x"), 1.0)
     seen.take(Event("probe", "counts", "local", data={**REFUSED, "reason": "\x1b[31mred"}), 1.0)
-    assert not set("\n".join(text(seen))) & set("\x1b\x07")
+    assert not set("\n".join(text(seen))) & set("\x1b\x07\t")
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +231,15 @@ def test_a_view_that_was_told_nonsense_ends_and_its_run_does_not() -> None:
         view.event(Event("start", "started", "local"))
         view.stop()
         screen.until(BACK)
+
+
+def test_what_a_signal_raises_in_the_middle_of_a_view_is_the_runs() -> None:
+    class Interrupting(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise Interrupted("interrupted by SIGINT")
+
+    with pseudo_terminal(), pytest.raises(Interrupted):
+        View("deploy v2").event(Event("plan", "planned", "local", data=Interrupting()))
 
 
 def test_a_block_takes_the_place_of_the_one_before_and_is_kept_if_wanted() -> None:
