@@ -43,7 +43,8 @@ class Console:
         self.as_json = as_json
         self._terminal = not as_json and _is_terminal()
         self._opening: _Opening | None = None
-        self._sections = _Sections() if not (as_json or self._terminal) and os.environ.get("GITLAB_CI") else None
+        in_a_job = os.environ.get("GITLAB_CI") == "true" and not (as_json or self._terminal)
+        self._sections = _Sections() if in_a_job else None
         self._kept: list[str] | None = None
         """The lines that are shown later, if they are."""
         self._hosts: set[str] = set()

@@ -380,6 +380,9 @@ def test_json_of_every_command_that_has_it_is_json(shell: Shell) -> None:
     events = [json.loads(line) for line in lines]
     assert events[-1]["event"] == "receipt"
     assert (events[0]["event"], events[0]["data"]["release"]) == ("planned", "v1")
+    assert {step["step"] for step in events[0]["data"]["steps"]} == {step["step"] for step in events[-1]["steps"]}
+    assert [each["data"]["tries"] for each in events if each["event"] == "counts"] == [1, 2, 3]
+    assert {step["state"] for step in events[-1]["steps"]} == {"done"}
     assert events[1] == {
         "event": "started",
         "step": "start",
