@@ -47,7 +47,8 @@ class Console:
         self._sections = _Sections() if in_a_job else None
         self._kept: list[str] | None = None
         """The lines that are shown later, if they are."""
-        self._hosts: set[str] = set()
+        self._whole = ""
+        """What a run is on as a whole, once it is known: its host, or all of several."""
 
     @property
     def wants_counts(self) -> bool:
@@ -96,15 +97,16 @@ class Console:
                 return
         if self._sections:
             self._sections.before(event)
-        if event.state == "started":
-            self._hosts.add(event.host)
-        where = f"{event.host}: " if len(self._hosts) > 1 else ""
+        if event.state == "planned":
+            self._whole = event.host
+        where = f"{event.host}: " if self._whole and event.host != self._whole else ""
         if event.state == "progress" or (event.state == "started" and event.detail):
             self._row(event.step, where + plain(event.detail), timed=True)
         elif event.state in MARKS:
             mark = click.style(MARKS[event.state], fg=COLOURS[event.state])
             first, newline, rest = plain(event.detail).partition("\n")
-            self._row(event.step, f"{where}{first}  ({event.seconds:.2f} s){newline}{rest}", mark, timed=True)
+            said = f"{where}{first}" if first else where.removesuffix(": ")
+            self._row(event.step, f"{said}  ({event.seconds:.2f} s){newline}{rest}", mark, timed=True)
         if self._sections:
             self._sections.after(event)
 

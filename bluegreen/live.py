@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -41,6 +41,9 @@ MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "undone": ("↩", "
 MARKS |= {"leftover": ("!", "yellow")}
 NAME = 11
 """Columns of a step's name, as wide as the longest."""
+WORDS = NAME + 15
+"""Columns before the words on a step."""
+
 COLUMN = 10
 """Columns of a host's cell, at least."""
 
@@ -66,7 +69,10 @@ class Scene:
     planned: dict[str, str] = field(default_factory=dict)
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     """By step and host."""
+    whole: str = ""
+    """What the run as a whole is said to be on: the host, or all of them."""
     hosts: list[str] = field(default_factory=list)
+    """Each of them, if there are several."""
     notes: dict[str, str] = field(default_factory=dict)
     """What was last said of something that is no step under way."""
     undone: list[tuple[str, str, Cell]] = field(default_factory=list)
@@ -78,19 +84,17 @@ class Scene:
     def take(self, event: Event, now: float) -> None:
         step, state, words = event.step, event.state, first_line(event.detail)
         if state == "planned":
-            self._plan(event.data)
+            self._plan(event.data, event.host)
         elif state == "counts":
             self._count(event, now)
         elif state == "started":
-            self._add(step, event.host)
-            self.cells[step][event.host] = Cell(began=now, words=words)
+            self._cells(step, event.host)[event.host] = Cell(began=now, words=words)
         elif state == "progress":
-            self._say(step, event.host, words)
+            self._say(step, event.host, words, now)
         elif state in ("undone", "undo-failed"):
             self.undone.append((step, event.host, Cell(state, seconds=event.seconds, words=words)))
         else:
-            self._add(step, event.host)
-            self.cells[step][event.host] = Cell(state, seconds=event.seconds, words=words)
+            self._end(step, event.host, Cell(state, seconds=event.seconds, words=words))
 
     def shares(self) -> dict[str, float]:
         """The share of each release in the good answers of the last moments."""
@@ -103,9 +107,11 @@ class Scene:
         total = sum(came.values())
         return {name: count / total if total else 0.0 for name, count in came.items()}
 
-    def _plan(self, plan: Mapping[str, Any]) -> None:
+    def _plan(self, plan: Mapping[str, Any], host: str) -> None:
         self.title = f"{plan['action']} {plan['from'] or 'nothing'} → {plan['release']}"
         self.planned = {step["step"]: first_line(step["detail"]) for step in plan["steps"]}
+        self.whole = host
+        self.hosts = [name for name in plan["hosts"] if name != host]
         self.notes.pop("lock", None)
         self.steps += [step for step in self.planned if step not in self.steps]
         other = "green" if plan["colour"] == "blue" else "blue"
@@ -119,20 +125,36 @@ class Scene:
             while len(self.window) > 2 and now - self.window[0][0] > WINDOW:
                 self.window.popleft()
         else:
-            self._say(event.step, event.host, in_words(event.data))
+            self._say(event.step, event.host, in_words(event.data), now)
 
-    def _add(self, step: str, host: str) -> None:
+    def _cells(self, step: str, host: str) -> dict[str, Cell]:
+        """The cells of a step, and the host is one of those that are known."""
         self.notes.pop(step, None)
         if step not in self.steps:
             self.steps.append(step)
-        self.cells.setdefault(step, {})
-        if host not in self.hosts:
+        self.whole = self.whole or host
+        if host != self.whole and host not in self.hosts:
             self.hosts.append(host)
+        return self.cells.setdefault(step, {})
 
-    def _say(self, step: str, host: str, words: str) -> None:
-        cell = self.cells.get(step, {}).get(host)
+    def _end(self, step: str, host: str, ended: Cell) -> None:
+        cells = self._cells(step, host)
+        cells[host] = ended
+        if host == self.whole:  # and with it what each of the hosts was at; whose failure it was is in the words
+            under_way = [name for name, cell in cells.items() if cell.state == "started"]
+            for name in under_way:
+                del cells[name]
+                if ended.state == "done":
+                    cells[name] = replace(ended, words="")
+
+    def _say(self, step: str, host: str, words: str, now: float) -> None:
+        cells = self.cells.get(step, {})
+        cell = cells.get(host)
+        whole = cells.get(self.whole)
         if cell and cell.state == "started":
             cell.words = words
+        elif host in self.hosts and whole and whole.state == "started":
+            cells[host] = Cell(began=whole.began, words=words)
         else:
             self.notes[step] = words
 
@@ -179,10 +201,10 @@ def draw(scene: Scene, width: int, height: int, now: float) -> list[Text]:
 
 
 def _title(scene: Scene, now: float) -> Text:
-    host = f" on {scene.hosts[0]}" if len(scene.hosts) == 1 else ""
     text = Text(f"{_spin(now)} ", style="cyan")
     text.append(scene.title, style="bold")
-    return text.append(f"{host}, {now - scene.began:.0f} s", style="dim")
+    on = f" on {scene.whole}" if scene.whole else ""
+    return text.append(f"{on}, {now - scene.began:.0f} s", style="dim")
 
 
 def _spin(now: float) -> str:
@@ -197,29 +219,29 @@ def _row(mark: str, style: str, name: str, seconds: str, words: str, dim: bool =
 
 
 def _steps(scene: Scene, width: int, now: float) -> list[Line]:
-    if len(scene.hosts) < 2:
-        return _steps_of_one(scene, width, now)
-    column = max(COLUMN, *(len(host) + 2 for host in scene.hosts))
-    if NAME + 5 + column * len(scene.hosts) > width:
-        return _hosts_one_below_the_other(scene, now)
-    return _hosts_side_by_side(scene, column, now)
-
-
-def _steps_of_one(scene: Scene, width: int, now: float) -> list[Line]:
-    lines = []
-    planned = scene.planned if width >= NARROW else {}
+    """A line for each step; several hosts stand in it side by side, and what they are at below, if there is room."""
+    column = max(COLUMN, *(len(host) + 2 for host in scene.hosts)) if scene.hosts else 0
+    beside = bool(scene.hosts) and WORDS + column * len(scene.hosts) <= width
+    head = " " * WORDS + "".join(f"{host:{column}}" for host in scene.hosts)
+    lines = [Line(Text(head, style="bold"))] if beside else []
     for number, step in enumerate(scene.steps):
-        cells = scene.cells.get(step)
-        if not cells:
+        cell = scene.cells.get(step, {}).get(scene.whole)
+        if cell is None:
             if not scene.undone:
-                lines.append(Line(_row(" ", "", step, "", planned.get(step, ""), dim=True), 8 + number / 100))
+                words = "" if beside or width < NARROW else scene.planned.get(step, "")
+                lines.append(Line(_row(" ", "", step, "", words, dim=True), 8 + number / 100))
             continue
-        (cell,) = cells.values()
         mark, style, seconds = _seen(cell, now)
-        under_way = cell.state == "started"
-        words = cell.words or (scene.planned.get(step, "") if under_way else "")
-        lines.append(Line(_row(mark, style, step, seconds, words), 0 if under_way else 7))
-    return lines + _undone(scene, now)
+        text = _row(mark, style, step, seconds, "" if beside else _words(scene, step, cell))
+        if beside:
+            for host in scene.hosts:
+                text.append_text(_beside(scene.cells[step].get(host), column, now))
+        lines.append(Line(text, 0 if cell.state == "started" else 7))
+    return lines + _undone(scene, now) + (_under_way(scene, beside, now) if scene.hosts else [])
+
+
+def _words(scene: Scene, step: str, cell: Cell) -> str:
+    return cell.words or (scene.planned.get(step, "") if cell.state == "started" else "")
 
 
 def _seen(cell: Cell, now: float) -> tuple[str, str, str]:
@@ -230,64 +252,42 @@ def _seen(cell: Cell, now: float) -> tuple[str, str, str]:
     return mark, style, f"{cell.seconds:.1f} s"
 
 
+def _beside(cell: Cell | None, column: int, now: float) -> Text:
+    if cell is None:
+        return Text(" " * column)
+    mark, style, seconds = _seen(cell, now)
+    return Text(f"{mark} ", style=style).append(f"{seconds:{column - 2}}", style="default")
+
+
 def _undone(scene: Scene, now: float) -> list[Line]:
-    several = len(scene.hosts) > 1
     lines = []
     for step, host, cell in scene.undone:
         mark, style, seconds = _seen(cell, now)
-        words = f"{host}: {cell.words}" if several else cell.words
+        words = f"{host}: {cell.words}" if host in scene.hosts else cell.words
         lines.append(Line(_row(mark, style, step, seconds, words), 6))
     return lines
 
 
-def _hosts_side_by_side(scene: Scene, column: int, now: float) -> list[Line]:
-    head = " " * (NAME + 5) + "".join(f"{host:{column}}" for host in scene.hosts)
-    lines = [Line(Text(head.rstrip(), style="bold"))]
-    for number, step in enumerate(scene.steps):
+def _under_way(scene: Scene, beside: bool, now: float) -> list[Line]:
+    """What is done now or has failed, in words, as a whole and on each of several hosts."""
+    longest = max(NAME, *(len(host) for host in scene.hosts))
+    lines = []
+    for step in scene.steps:
         cells = scene.cells.get(step, {})
-        if not cells and scene.undone:
+        whole = cells.get(scene.whole)
+        if whole is None or whole.state not in ("started", "failed"):
             continue
-        text = Text(f"    {step:{NAME}} ", style="" if cells else "dim")
-        for host in scene.hosts:
-            if cell := cells.get(host):
+        if beside:
+            lines.append(Line(Text(f"    {step:{longest}} {_words(scene, step, whole)}"), 5))
+        for host in scene.hosts if whole.state == "started" else ():
+            cell = cells.get(host)
+            if cell and beside and cell.words:
+                lines.append(Line(Text(f"    {host:{longest}} {cell.words}"), 5.1))
+            elif cell and not beside:
                 mark, style, seconds = _seen(cell, now)
-                text.append(f"{mark} ", style=style)
-                text.append(f"{seconds:{column - 2}}")
-            else:
-                text.append(" " * column)
-        under_way = any(cell.state == "started" for cell in cells.values())
-        text.rstrip()
-        lines.append(Line(text, 0 if under_way else 7 if cells else 8 + number / 100))
-    return lines + _undone(scene, now) + _under_way(scene, now)
-
-
-def _under_way(scene: Scene, now: float) -> list[Line]:
-    """What each host is at, in words."""
-    longest = max(NAME, *(len(host) for host in scene.hosts))
-    lines = []
-    for host in scene.hosts:
-        for step in scene.steps:
-            cell = scene.cells.get(step, {}).get(host)
-            if cell and cell.state == "started":
-                words = cell.words or scene.planned.get(step, "")
-                lines.append(Line(Text(f"    {host:{longest}} {step:{NAME}} {words}"), 5))
-    return lines
-
-
-def _hosts_one_below_the_other(scene: Scene, now: float) -> list[Line]:
-    longest = max(NAME, *(len(host) for host in scene.hosts))
-    lines = []
-    for host in scene.hosts:
-        cells = [(step, scene.cells[step][host]) for step in scene.steps if host in scene.cells.get(step, {})]
-        at = next(((step, cell) for step, cell in cells if cell.state == "started"), cells[-1] if cells else None)
-        text = Text(f"    {host:{longest}} ")
-        if at:
-            step, cell = at
-            mark, style, seconds = _seen(cell, now)
-            text.append(f"{mark} ", style=style)
-            text.append(f"{step:{NAME}} {seconds:>8}  {cell.words}")
-        lines.append(Line(text, 0))
-    return lines + _undone(scene, now)
+                text = Text(f"    {host:{longest}} ").append(f"{mark} ", style=style)
+                lines.append(Line(text.append(f"{seconds:>6}  {cell.words}"), 5.1))
+    return [Line(Text(), 9), *lines] if lines else []
 
 
 def _traffic(scene: Scene, width: int) -> list[Line]:

@@ -471,7 +471,8 @@ class Service:
             if plan.action == "deploy" and not options.overwrite_edits:
                 self._refuse_edits(observed)
             self._tell_of_edits(observed, tell)
-            tell(Event("plan", "planned", host, data={"run": run_id, **plan.outline()}))
+            hosts = list(observed.hosts) if len(observed.hosts) > 1 else [host]
+            tell(Event("plan", "planned", host, data={"run": run_id, **plan.outline(), "hosts": hosts}))
 
             def heed() -> None:
                 state.heed()

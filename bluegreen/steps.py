@@ -138,8 +138,8 @@ class Run:
     def progress(self, step: str) -> Callable[[str], None]:
         return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))
 
-    def counts(self, step: str) -> Callable[[Mapping[str, Any]], None]:
-        return lambda figures: self.emit(Event(step, "counts", self.runtime.name, data=figures))
+    def counts(self, step: str, host: str = "") -> Callable[[Mapping[str, Any]], None]:
+        return lambda figures: self.emit(Event(step, "counts", host or self.runtime.name, data=figures))
 
 
 class Step(ABC):
@@ -309,7 +309,7 @@ class Probe(Step):
                     timeout=run.settings.probe.timeout,
                     look=look,
                     progress=run.progress(self.name),
-                    counts=run.counts(self.name),
+                    counts=run.counts(self.name, replica.endpoint.host),
                 )
             except Failed as error:
                 if "the last lines of" in error.message:

@@ -55,18 +55,24 @@ def test_an_event_is_a_line_with_its_time(capsys: Capture, event: Event, line: s
     assert TIME.sub("", text) == line
 
 
-def test_of_several_hosts_each_line_has_its_own(capsys: Capture) -> None:
+def test_of_several_hosts_each_line_that_is_not_of_all_has_its_own(capsys: Capture) -> None:
     console = Console()
-    for state in ("started", "done"):
-        for host in ("app-1", "app-2"):
-            console.event(Event("start", state, host, detail="" if state == "started" else "runs"))
-    first, second = TIME.sub("", shown(capsys)).splitlines()
-    assert (first.split()[2], second.split()[2]) == ("app-1:", "app-2:")
+    console.event(Event("plan", "planned", "2 hosts", data={**PLAN.outline(), "hosts": ["app-1", "app-2"]}))
+    console.event(Event("start", "started", "2 hosts"))
+    console.event(Event("start", "done", "app-1", 0.5))
+    console.event(Event("start", "done", "app-2", 0.6, "runs"))
+    console.event(Event("start", "done", "2 hosts", 0.7, "all run"))
+    assert TIME.sub("", shown(capsys)).splitlines() == [
+        "  ✓ start       app-1  (0.50 s)",
+        "  ✓ start       app-2: runs  (0.60 s)",
+        "  ✓ start       all run  (0.70 s)",
+    ]
 
 
 def a_run(console: Console) -> None:
     console.event(Event("lock", "progress", "local", detail="waiting for ann@laptop"))
-    console.event(Event("plan", "planned", "local", data={"run": "r1", **replace(PLAN, steps=STEPS).outline()}))
+    outline = replace(PLAN, steps=STEPS).outline()
+    console.event(Event("plan", "planned", "local", data={"run": "r1", **outline, "hosts": ["local"]}))
     console.event(Event("start", "started", "local"))
     console.event(Event("start", "done", "local", 1.234, "shop-green-1"))
     console.event(Event("probe", "started", "local"))

@@ -28,10 +28,14 @@ BACK = "\x1b[?25h"
 COLOUR = re.compile(r"\x1b\[[\d;]*3[0-7][\d;]*m")
 
 
-def planned(steps: list[str] = STEPS, **changes: Any) -> Event:
-    outline = {"run": "r1", "action": "deploy", "release": "v2", "colour": "green", "from": "v1"}
+def planned(hosts: list[str] = ONE, steps: list[str] = STEPS) -> Event:
+    outline = {"run": "r1", "action": "deploy", "release": "v2", "colour": "green", "from": "v1", "hosts": hosts}
     steps_ = [{"step": step, "detail": f"what {step} will do, in words of its plan"} for step in steps]
-    return Event("plan", "planned", "local", data={**outline, "steps": steps_, **changes})
+    return Event("plan", "planned", whole(hosts), data={**outline, "steps": steps_})
+
+
+def whole(hosts: list[str]) -> str:
+    return hosts[0] if len(hosts) == 1 else f"{len(hosts)} hosts"
 
 
 def counts(old: int, new: int, failed: int = 0, **more: Any) -> Event:
@@ -42,15 +46,19 @@ def counts(old: int, new: int, failed: int = 0, **more: Any) -> Event:
 def scene(hosts: list[str], until: str, words: str = "") -> Scene:
     """A deploy that has come to this step, which has gone on for 2 seconds at the time of 10."""
     seen = Scene("deploy v2", 0.0)
-    seen.take(planned(), 0.0)
+    seen.take(planned(hosts), 0.0)
+    members = hosts if len(hosts) > 1 else []
     for step in STEPS[: STEPS.index(until)]:
-        for host in hosts:
+        seen.take(Event(step, "started", whole(hosts)), 1.0)
+        for host in members:
             seen.take(Event(step, "started", host), 1.0)
-            seen.take(Event(step, "done", host, 1.23, f"{step} was done"), 2.0)
-    for host in hosts:
+            seen.take(Event(step, "done", host, 0.98), 2.0)
+        seen.take(Event(step, "done", whole(hosts), 1.23, f"{step} was done"), 2.0)
+    seen.take(Event(until, "started", whole(hosts)), 8.0)
+    for host in members:
         seen.take(Event(until, "started", host), 8.0)
-        if words:
-            seen.take(Event(until, "progress", host, detail=words), 9.0)
+    if words:
+        seen.take(Event(until, "progress", whole(hosts), detail=words), 9.0)
     return seen
 
 
@@ -91,10 +99,10 @@ def test_at_every_width_steps_times_shares_and_counts_are_seen(
     assert bool(COLOUR.search(styled)) is not bool(environment)
     for host in hosts:
         assert host in shown
-    if hosts == ONE or width > 40:
-        for step in STEPS:
-            assert re.search(rf"^  . {step}\b", shown, re.MULTILINE), step
-        assert shown.count("1.2 s") == len(hosts) * STEPS.index("bake")
+    for step in STEPS:
+        assert re.search(rf"^  . {step}\b", shown, re.MULTILINE), step
+    assert shown.count("1.2 s") == STEPS.index("bake")
+    assert shown.count("✓ 1.0 s") == (3 * STEPS.index("bake") if hosts == THREE and width > 40 else 0)
 
 
 def test_a_step_under_way_says_what_it_is_at_and_one_to_come_what_it_will_do() -> None:
@@ -164,15 +172,36 @@ def test_what_is_no_step_is_shown_until_something_else_is_said_of_it() -> None:
 
 
 def test_hosts_stand_side_by_side_with_what_each_is_at_below() -> None:
-    seen = scene(THREE, "probe", "not ready")
+    seen = scene(THREE, "probe", "waiting for all")
+    for host in ("app-1", "app-3"):
+        seen.take(Event("probe", "counts", host, data=REFUSED), 9.0)
     seen.take(Event("probe", "done", "app-2", 1.5, "ready"), 9.5)
     lines = text(seen, 79)
+    assert "on 3 hosts" in lines[0]
     assert lines[1].split() == THREE
-    row = next(line for line in lines if line.startswith("    probe"))
-    assert (row.index("1.5 s"), row.index("2.0 s")) == (lines[1].index("app-2") + 2, lines[1].index("app-1") + 2)
-    assert [line.split()[0] for line in lines if "not ready" in line] == ["app-1", "app-3"]
+    row = next(line for line in lines if " probe " in line[:14])
+    assert (row.index("1.5 s"), row.rindex("2.0 s")) == (lines[1].index("app-2") + 2, lines[1].index("app-3") + 2)
+    below = [line.split(maxsplit=1) for line in lines[-4:]]
+    assert below[0] == ["probe", "waiting for all"]
+    assert [below[1], below[3]] == [[host, "try 7: /version: Connection refused"] for host in ("app-1", "app-3")]
+    seen.take(Event("probe", "done", "3 hosts", 2.5, "ready after 20 tries"), 10.5)
+    assert "try 7" not in "\n".join(text(seen, 79)), "what ends for all ends for each"
+    assert next(line for line in text(seen, 79) if "probe" in line).count("✓") == 4
+    seen.take(Event("switch", "failed", "3 hosts", 2.5, "app-2 does not take it\nthe proxy's words"), 10.5)
+    assert next(line for line in text(seen, 79) if "  ✗ switch" in line).count("✗") == 1
     seen.take(Event("start", "undone", "app-1", 0.1, "removed shop-green-1"), 10.0)
-    assert "app-1: removed shop-green-1" in text(seen, 79)[-3]
+    assert text(seen, 79)[-3].endswith("app-1: removed shop-green-1")
+    assert text(seen, 79)[-1] == "    switch      app-2 does not take it"
+
+
+def test_a_host_that_tells_of_itself_only_by_its_tries_is_seen_too() -> None:
+    seen = Scene("deploy v2", 0.0)
+    seen.take(planned(THREE), 0.0)
+    seen.take(Event("probe", "started", "3 hosts"), 1.0)
+    seen.take(Event("probe", "counts", "app-2", data=REFUSED), 2.0)
+    assert re.search(r"^    app-2 +try 7: /version", "\n".join(text(seen)), re.MULTILINE)
+    narrow = "\n".join(text(seen, 50))
+    assert re.search(r"^    app-2 +. +9.0 s  try 7: /vers", narrow, re.MULTILINE), "one below the other"
 
 
 @pytest.mark.parametrize("height", [4, 5, 8, 12])
@@ -189,7 +218,7 @@ def test_a_low_terminal_shows_what_matters_most(height: int, hosts: list[str]) -
 
 def test_nothing_that_a_terminal_acts_on_is_drawn() -> None:
     seen = Scene("deploy v2", 0.0)
-    seen.take(planned(["start", "probe"]), 0.0)
+    seen.take(planned(steps=["start", "probe"]), 0.0)
     seen.take(Event("start", "started", "local"), 1.0)
     seen.take(Event("start", "progress", "local", detail="\x1b[2Jgone\x07\tand so on"), 1.0)
     seen.take(Event("probe", "started", "local", detail="\x1b]0;title\x07x"), 1.0)
