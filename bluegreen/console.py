@@ -401,12 +401,13 @@ class _Sections:
 
     def __init__(self) -> None:
         self._planned: dict[str, str] = {}
-        self._open = ""
+        self._whole = self._open = ""
         self._hosts: set[str] = set()
 
     def before(self, event: Event) -> None:
         if event.state == "planned":
             self._planned = {step["step"]: plain(step["detail"]) for step in event.data["steps"]}
+            self._whole = event.host
         elif event.state == "started":
             if self._open != event.step:
                 self.end()
@@ -418,7 +419,7 @@ class _Sections:
     def after(self, event: Event) -> None:
         if event.state in ("done", "failed") and event.step == self._open:
             self._hosts.discard(event.host)
-            if not self._hosts:
+            if not self._hosts or event.host == self._whole:
                 self.end()
 
     def end(self) -> None:

@@ -94,24 +94,27 @@ class Hosts:
     def each(self, work: Callable[[Host], Result], among: Iterable[Host] | None = None, step: str = "") -> list[Result]:
         """What comes of the work on each, done on all of them at once. All have ended when the first error is raised.
 
-        With a `step`, it is told when each of them begins and when it is done.
+        With a `step`, it is told that they begin and, in their order, as soon as each is done.
         """
         hosts = self.there if among is None else list(among)
         begun = time.monotonic()
 
-        def one(host: Host) -> Result:
-            if step:
-                self.emit(Event(step, "started", host.name))
+        def one(host: Host) -> tuple[Result, float]:
             result = self.on(host, work)
+            return result, time.monotonic() - begun
+
+        def told(host: Host, result: Result, seconds: float) -> Result:
             if step:
-                self.emit(Event(step, "done", host.name, time.monotonic() - begun))
+                self.emit(Event(step, "done", host.name, seconds))
             return result
 
+        for host in hosts if step else ():
+            self.emit(Event(step, "started", host.name))
         if len(hosts) == 1:
-            return [one(hosts[0])]
+            return [told(hosts[0], *one(hosts[0]))]
         with ThreadPoolExecutor(max(1, len(hosts))) as pool:
             futures = [pool.submit(one, host) for host in hosts]
-        return [future.result() for future in futures]
+            return [told(host, *future.result()) for host, future in zip(hosts, futures, strict=True)]
 
 
 def agree(states: Mapping[str, ProxyState]) -> tuple[ProxyState, dict[str, str]]:
@@ -280,13 +283,10 @@ class HostsRegistry:
     def push(
         self, reference: str, progress: Progress, *, overwrite: bool = False, counts: Tally = lambda figures: None
     ) -> str:
-        return self._by_one(
-            lambda registry: registry.push(reference, progress, overwrite=overwrite, counts=counts)
-        )
+        return self._by_one(lambda registry: registry.push(reference, progress, overwrite=overwrite, counts=counts))
 
     def pull(self, reference: str, tag: str, progress: Progress, counts: Tally = lambda figures: None) -> None:
         """As `Registry.pull`; each host's layers are told by themselves, and not to `counts`."""
-
 
         def one(host: Host) -> None:
             def counted(figures: Mapping[str, Any]) -> None:
