@@ -18,9 +18,7 @@ def witness() -> Iterator[Witness]:
     """One that looks whether connections are accepted, as they are."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        witness = Witness(
-            url, "/", host=None, expected={"v2": None}, rate=50, connections=0, timeout=1, kind="tcp"
-        )
+        witness = Witness(url, "/", host=None, expected={"v2": None}, rate=50, connections=0, timeout=1, kind="tcp")
         yield witness
         witness.stop()
 
