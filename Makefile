@@ -7,12 +7,12 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images ci-local browser ci test lint test-unit test-contract test-integration demo demo-down soak clean
+.PHONY: help lab engine images ci-local browser terminal ci test lint test-unit test-contract test-integration demo demo-down soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-lab: .venv/.stamp engine images ci-local browser ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
+lab: .venv/.stamp engine images ci-local browser terminal ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
 
 .venv/.stamp: setup.cfg lab/requirements.lock
 	@lab/venv
@@ -29,6 +29,9 @@ ci-local:
 
 browser:
 	@lab/browser
+
+terminal:
+	@lab/terminal
 
 ci: .venv/.stamp ## write the pipelines below ci/ from their template
 	.venv/bin/python -m bluegreen.gitlab_ci ci

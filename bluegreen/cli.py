@@ -204,8 +204,10 @@ def deploy(
         overwrite=overwrite,
         overwrite_edits=overwrite_edits,
         skip_unreachable=skip_unreachable,
+        counts=console.wants_counts,
     )
-    _conclude(console, receipt_file, report_file, lambda: service.deploy(release, options, console.event))
+    doing = f"deploy {release}"
+    _conclude(console, doing, receipt_file, report_file, lambda: service.deploy(release, options, console.event))
 
 
 @main.command()
@@ -231,20 +233,41 @@ def rollback(
     if only_plan:
         console.plan(service.plan_rollback(release))
         return
-    options = Options(wait=wait, witness=not no_witness, skip_unreachable=skip_unreachable)
-    _conclude(console, receipt_file, report_file, lambda: service.rollback(release, options, console.event))
+    options = Options(
+        wait=wait,
+        witness=not no_witness,
+        skip_unreachable=skip_unreachable,
+        counts=console.wants_counts,
+    )
+    doing = f"rollback {release or ''}".strip()
+    _conclude(console, doing, receipt_file, report_file, lambda: service.rollback(release, options, console.event))
 
 
 @main.command()
+@click.option(
+    "--watch",
+    "every",
+    type=click.FloatRange(0.1, 3600),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Again and again, until Ctrl-C. [default: every 2 seconds]",
+)
 @as_json
 @with_service
-def status(service: Any, as_json: bool) -> int:
+def status(service: Any, every: float | None, as_json: bool) -> int:
     """Show what is live, what a rollback would bring back, and the proxy. Ends with 1 if a host is behind."""
     from bluegreen.console import Console
 
-    found = service.status()
-    Console(as_json=as_json).status(found)
-    return 1 if any(host["behind"] for host in found["hosts"]) else 0
+    console = Console(as_json=as_json)
+    if every is None:
+        found = service.status()
+        console.status(found)
+        return 1 if any(host["behind"] for host in found["hosts"]) else 0
+    try:
+        console.watch_status(service.status, every)
+    except KeyboardInterrupt:
+        return Interrupted.exit_code  # how watching ends is nothing to complain of
 
 
 @main.command()
@@ -591,11 +614,12 @@ def down(service: Any, yes: bool, wait: float, skip_unreachable: bool) -> None:
 
 
 def _conclude(
-    console: Any, receipt_file: Path | None, report_file: Path | None, action: Callable[[], dict[str, Any]]
+    console: Any, doing: str, receipt_file: Path | None, report_file: Path | None, action: Callable[[], dict[str, Any]]
 ) -> None:
     """The receipt of the action is shown and, if asked for, written, as is its report, also when the action failed."""
     try:
-        receipt = action()
+        with console.watching(doing):
+            receipt = action()
     except BluegreenError as error:
         if error.receipt:
             _keep(error.receipt, receipt_file, report_file)

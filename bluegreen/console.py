@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Never
 
 import click
 
@@ -16,17 +24,58 @@ from bluegreen.words import indent, plain
 
 if TYPE_CHECKING:
     from bluegreen.doctor import Finding
+    from bluegreen.live import View
     from bluegreen.logs import Source, Written
 
 MARKS = {"done": "✓", "failed": "✗", "undone": "↩", "undo-failed": "✗", "leftover": "!"}
 COLOURS = {"done": "green", "failed": "red", "undone": "yellow", "undo-failed": "red", "leftover": "yellow"}
+NAME = 11
+"""Columns of a step's name, as wide as the longest."""
+
+PASSES = ("build", "push", "pull", "start", "probe", "switch", "drain")
+"""Steps whose progress is for those who watch: how they end says enough."""
 
 
 class Console:
-    """Lines for a person, or one JSON object a line."""
+    """Lines for a person, each event's with its time where that is no terminal, or one JSON object a line."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._terminal = not as_json and _is_terminal()
+        self._opening: _Opening | None = None
+        in_a_job = os.environ.get("GITLAB_CI") == "true" and not (as_json or self._terminal)
+        self._sections = _Sections() if in_a_job else None
+        self._kept: list[str] | None = None
+        """The lines that are shown later, if they are."""
+        self._whole = ""
+        """What a run is on as a whole, once it is known: its host, or all of several."""
+
+    @property
+    def wants_counts(self) -> bool:
+        """Whether anybody looks at the witness's counts while a run goes on."""
+        return self.as_json or (self._terminal and _is_able())
+
+    @contextmanager
+    def watching(self, doing: str) -> Iterator[None]:
+        """What is told inside of a run is shown as it goes on, if this is a terminal. Afterwards its lines stand there,
+        and the terminal is as it was, however it ended."""
+        if not (self._terminal and _is_able()):
+            try:
+                yield
+            finally:
+                if self._sections:
+                    self._sections.end()
+            return
+        self._kept = []
+        self._opening = _Opening(doing)
+        try:
+            yield
+        finally:
+            kept, self._kept, opening, self._opening = self._kept, None, self._opening, None
+            with suppress(OSError):  # whoever looked has gone: how the run ended is told otherwise
+                opening.end()
+                for line in kept:
+                    self.line(line)
 
     def event(self, event: Event) -> None:
         if self.as_json:
@@ -35,22 +84,51 @@ class Console:
                     "event": event.state,
                     "step": event.step,
                     "host": event.host,
+                    "at": round(event.at, 3),
                     "seconds": round(event.seconds, 3),
                     "detail": event.detail,
+                    "data": dict(event.data),
                 }
             )
-        elif event.state == "progress" or (event.state == "started" and event.detail):
-            self.line(f"    {event.step:8} {plain(event.detail)}")
+            return
+        if view := self._opening and self._opening.view():
+            view.event(event)
+            if event.state == "progress" and event.step in PASSES:
+                return
+        if self._sections:
+            self._sections.before(event)
+        if event.state == "planned":
+            self._whole = event.host
+        where = f"{event.host}: " if self._whole and event.host != self._whole else ""
+        if event.state == "progress" or (event.state == "started" and event.detail):
+            self._row(event.step, where + plain(event.detail), timed=True)
         elif event.state in MARKS:
             mark = click.style(MARKS[event.state], fg=COLOURS[event.state])
-            first, _, rest = plain(event.detail).partition("\n")
-            self.line(f"  {mark} {event.step:8} {first}  ({event.seconds:.2f} s)")
-            if rest:
-                self.line(indent(rest, "             "))
+            first, newline, rest = plain(event.detail).partition("\n")
+            said = f"{where}{first}" if first else where.removesuffix(": ")
+            self._row(event.step, f"{said}  ({event.seconds:.2f} s){newline}{rest}", mark, timed=True)
+        if self._sections:
+            self._sections.after(event)
 
     def line(self, text: str = "") -> None:
         """A line of text, without anything in it that the terminal would act on but our own colours."""
-        click.echo(text)
+        if self._kept is not None:
+            self._kept.append(text)
+        else:
+            click.echo(text, color=None if _has_colours() else False)
+
+    def _row(self, name: str, text: str, mark: str = " ", *, timed: bool = False) -> None:
+        """A name and what is to be said of it; on a terminal it is folded under itself rather than at the edge."""
+        head = f"  {mark} {name:{NAME}} "
+        margin = " " * (NAME + 5)
+        if timed and not self._terminal:
+            head = f"{time.strftime('%H:%M:%SZ', time.gmtime())} {head}"
+            margin += " " * 10
+        lines = text.split("\n")
+        if self._terminal:
+            room = max(20, _width() - len(margin))
+            lines = [part for line in lines for part in _folded(line, room)]
+        self.line((head + ("\n" + margin).join(lines)).rstrip())
 
     def plan(self, plan: Plan) -> None:
         if self.as_json:
@@ -84,36 +162,34 @@ class Console:
             else:
                 shares = ", ".join(f"{name} {count}" for name, count in requests["by_release"].items())
                 words = f"requests, {{failed}} failed ({shares})"
-            self.line(f"  witness  {requests['total']} " + words.format(failed=requests["failed"]))
+            self._row("witness", f"{requests['total']} " + words.format(failed=requests["failed"]))
             for failure in requests["failures"]:
-                self.line(f"           {failure['count']} x {failure['why']} ({failure['connection']} connection)")
+                self._row("", f"{failure['count']} x {failure['why']} ({failure['connection']} connection)")
             for phase in ("before", "during", "after"):
                 figures = receipt["latency_ms"][phase]
                 if figures["p50"] is not None:
-                    self.line(
-                        f"  {phase:8} p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms, "
-                        f"max {figures['max']:.1f} ms"
-                    )
+                    p50, p99, most = (f"{figures[name]:.1f} ms" for name in ("p50", "p99", "max"))
+                    self._row(phase, f"p50 {p50}, p99 {p99}, max {most}")
             switch = receipt["switch"]
             if switch["first_new_ms"] is not None:
                 last = switch["last_old_ms"]
-                tail = f", last old one sent {last:.0f} ms from it" if last is not None else ""
-                self.line(f"  switch   first new answer {switch['first_new_ms']:.0f} ms after the flip{tail}")
+                tail = f", last old one at {last:.0f} ms" if last is not None else ""
+                self._row("switch", f"first new answer {switch['first_new_ms']:.0f} ms after the flip{tail}")
         elif not receipt["witness"] and receipt["result"] not in ("unchanged",):
-            self.line("  witness  none")
+            self._row("witness", "none")
         if receipt["bake"]:
             figures = ((receipt["from"], receipt["bake"]["old"]), (receipt["to"], receipt["bake"]["new"]))
-            self.line("  bake     " + "; ".join(f"{name} {_compared(each)}" for name, each in figures if each))
+            self._row("bake", "; ".join(f"{name} {_compared(each)}" for name, each in figures if each))
         if receipt["cut"]:
-            self.line(f"  cut      {receipt['cut']} requests were still in flight when the old release was stopped")
+            self._row("cut", f"{receipt['cut']} requests were still in flight when the old release was stopped")
         sockets = receipt["websockets"]
         if sockets["open"]:
             words = f"{sockets['open']} WebSockets were open at the switch, {sockets['closed']} were closed"
-            self.line(f"  sockets  {words}")
+            self._row("sockets", words)
         for words in receipt["leftover"]:
-            self.line(f"  leftover {words}; the next run takes it up")
+            self._row("leftover", f"{words}; the next run takes it up")
         for words in receipt["warnings"]:
-            self.line(f"  warning  {plain(words).partition(chr(10))[0]}; this changes nothing of the result")
+            self._row("warning", f"{plain(words).partition(chr(10))[0]}; this changes nothing of the result")
 
     def status(self, status: dict[str, Any]) -> None:
         if self.as_json:
@@ -156,6 +232,36 @@ class Console:
         self.line(f"  host     {host['name']}: {host['live'] or 'nothing'}{runs}{through}")
         if host["behind"]:
             self.line(f"           is behind: {plain(host['behind'])}; next: bluegreen sync")
+
+    def watch_status(self, look: Callable[[], dict[str, Any]], every: float) -> Never:
+        """What `look` gives is shown every so many seconds: on a terminal in its place, elsewhere block after block.
+
+        Ends with what `look` raises, and with Ctrl-C.
+        """
+        block = None
+        if self._terminal and _is_able():
+            from bluegreen.live import Block
+
+            block = Block()
+            block.start()
+        try:
+            while True:
+                now, status = datetime.now(UTC), look()
+                if self.as_json:
+                    self._json({"at": now.isoformat(timespec="milliseconds"), **status})
+                else:
+                    self._kept = []
+                    self.status(status)
+                    lines, self._kept = self._kept, None
+                    lines.insert(0, f"{now:%H:%M:%SZ}, every {every:g} s")
+                    if block:
+                        block.show(lines)
+                    else:
+                        self.line("\n".join([*lines, ""]))
+                time.sleep(every)
+        finally:
+            if block:
+                block.stop(keep=True)
 
     def history(self, runs: Sequence[dict[str, Any]]) -> None:
         if self.as_json:
@@ -250,13 +356,115 @@ class Console:
         if self.as_json:
             self._json({"event": "error", "message": error.message, "hint": error.hint, "exit_code": error.exit_code})
             return
-        click.echo(click.style("error: ", fg="red") + plain(error.message), err=True)
+        colour = None if _has_colours() else False
+        click.echo(click.style("error: ", fg="red") + plain(error.message), err=True, color=colour)
         if error.hint:
             click.echo(f"  next: {plain(error.hint)}", err=True)
 
     def _json(self, data: Any) -> None:
         sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
         sys.stdout.flush()
+
+
+class _Opening:
+    """A view on its way: rich takes a while to load, in which the run begins."""
+
+    def __init__(self, title: str) -> None:
+        self._view: View | None = None
+        self._thread = threading.Thread(target=self._open, args=(title,), name="opening", daemon=True)
+        self._thread.start()
+
+    def view(self) -> View | None:
+        """The view, once it is there; None if it can't be had."""
+        self._thread.join()
+        return self._view
+
+    def end(self) -> None:
+        if view := self.view():
+            view.stop()
+
+    def _open(self, title: str) -> None:
+        with suppress(Exception):  # a run needs no view
+            from bluegreen.live import View
+
+            view = View(title)
+            view.start()
+            self._view = view
+
+
+class _Sections:
+    """A section of GitLab's job log for each step, which can be collapsed there and shows how long it took.
+
+    By https://docs.gitlab.com/ci/jobs/job_logs/: the carriage return and what follows it hide the mark where it is not
+    understood.
+    """
+
+    def __init__(self) -> None:
+        self._planned: dict[str, str] = {}
+        self._whole = self._open = ""
+        self._hosts: set[str] = set()
+
+    def before(self, event: Event) -> None:
+        if event.state == "planned":
+            self._planned = {step["step"]: plain(step["detail"]) for step in event.data["steps"]}
+            self._whole = event.host
+        elif event.state == "started":
+            if self._open != event.step:
+                self.end()
+                words = self._planned.get(event.step, "")
+                self._mark("start", event.step, f"{event.step:{NAME}} {words}".rstrip())
+                self._open = event.step
+            self._hosts.add(event.host)
+
+    def after(self, event: Event) -> None:
+        if event.state in ("done", "failed") and event.step == self._open:
+            self._hosts.discard(event.host)
+            if not self._hosts or event.host == self._whole:
+                self.end()
+
+    def end(self) -> None:
+        """No section is open."""
+        if self._open:
+            self._mark("end", self._open, "")
+        self._open = ""
+        self._hosts.clear()
+
+    @staticmethod
+    def _mark(which: str, step: str, header: str) -> None:
+        # Of this process alone: a job may call several commands, and names are unique in a job.
+        name = f"bluegreen_{os.getpid()}_{step}"
+        with suppress(OSError):
+            sys.stdout.write(f"\x1b[0Ksection_{which}:{time.time():.0f}:{name}\r\x1b[0K{header}\n")
+            sys.stdout.flush()
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _is_able() -> bool:
+    """Whether the terminal can be drawn on."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return utf8 and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def _has_colours() -> bool:
+    """Whether colours are wanted where there is a terminal; see https://no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _folded(line: str, room: int) -> list[str]:
+    """The line in parts of `room` columns at most, indented as it is. A number stays with its unit."""
+    if len(line) <= room:
+        return [line]
+    margin = line[: len(line) - len(line.lstrip())][: room // 2]
+    whole = re.sub(r"(?<=\d) (?=(s|ms|MB)\b)", "\xa0", line)
+    parts = textwrap.wrap(whole, room, subsequent_indent=margin, break_on_hyphens=False)
+    return [part.replace("\xa0", " ") for part in parts]
 
 
 def _compared(figures: dict[str, Any]) -> str:

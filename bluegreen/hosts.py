@@ -24,7 +24,7 @@ from bluegreen.history import History, Kept
 from bluegreen.lock import Holder
 from bluegreen.model import Event, ProxyState, SwitchRecord
 from bluegreen.proxies import Proxy
-from bluegreen.registry import Progress, Registry
+from bluegreen.registry import Progress, Registry, Tally
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.session import SessionEnded
 
@@ -94,7 +94,7 @@ class Hosts:
     def each(self, work: Callable[[Host], Result], among: Iterable[Host] | None = None, step: str = "") -> list[Result]:
         """What comes of the work on each, done on all of them at once. All have ended when the first error is raised.
 
-        With a `step`, when each of them was done is told.
+        With a `step`, it is told that they begin and, in their order, as soon as each is done.
         """
         hosts = self.there if among is None else list(among)
         begun = time.monotonic()
@@ -103,16 +103,18 @@ class Hosts:
             result = self.on(host, work)
             return result, time.monotonic() - begun
 
-        if len(hosts) == 1:
-            ended = [one(hosts[0])]
-        else:
-            with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-                futures = [pool.submit(one, host) for host in hosts]
-            ended = [future.result() for future in futures]
-        if step:
-            for host, (_, seconds) in zip(hosts, ended, strict=True):
+        def told(host: Host, result: Result, seconds: float) -> Result:
+            if step:
                 self.emit(Event(step, "done", host.name, seconds))
-        return [result for result, _ in ended]
+            return result
+
+        for host in hosts if step else ():
+            self.emit(Event(step, "started", host.name))
+        if len(hosts) == 1:
+            return [told(hosts[0], *one(hosts[0]))]
+        with ThreadPoolExecutor(max(1, len(hosts))) as pool:
+            futures = [pool.submit(one, host) for host in hosts]
+            return [told(host, *future.result()) for host, future in zip(hosts, futures, strict=True)]
 
 
 def agree(states: Mapping[str, ProxyState]) -> tuple[ProxyState, dict[str, str]]:
@@ -278,13 +280,20 @@ class HostsRegistry:
     def digest(self, reference: str, progress: Progress = lambda words: None) -> str:
         return self._by_one(lambda registry: registry.digest(reference, progress))
 
-    def push(self, reference: str, progress: Progress, *, overwrite: bool = False) -> str:
-        return self._by_one(lambda registry: registry.push(reference, progress, overwrite=overwrite))
+    def push(
+        self, reference: str, progress: Progress, *, overwrite: bool = False, counts: Tally = lambda figures: None
+    ) -> str:
+        return self._by_one(lambda registry: registry.push(reference, progress, overwrite=overwrite, counts=counts))
 
-    def pull(self, reference: str, tag: str, progress: Progress) -> None:
+    def pull(self, reference: str, tag: str, progress: Progress, counts: Tally = lambda figures: None) -> None:
+        """As `Registry.pull`; each host's layers are told by themselves, and not to `counts`."""
+
         def one(host: Host) -> None:
+            def counted(figures: Mapping[str, Any]) -> None:
+                self._hosts.emit(Event("pull", "counts", host.name, data=figures))
+
             if host.registry and host.runtime.image(reference) is None:
-                host.registry.pull(reference, tag, lambda words: progress(f"{host.name}: {words}"))
+                host.registry.pull(reference, tag, lambda words: progress(f"{host.name}: {words}"), counted)
 
         self._hosts.each(one, step="pull")
 

@@ -300,17 +300,23 @@ class Plan:
     def unchanged(self) -> bool:
         return not self.steps
 
-    def to_dict(self) -> dict[str, Any]:
+    def outline(self) -> dict[str, Any]:
+        """What goes where, in which steps."""
         return {
             "action": self.action,
             "release": self.release.name,
             "colour": str(self.colour),
             "from": self.from_release.name if self.from_release else None,
             "steps": [asdict(step) for step in self.steps],
-            "reason": self.reason,
-            "diff": self.diff,
-            "edits": self.edits,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.outline(), "reason": self.reason, "diff": self.diff, "edits": self.edits}
+
+
+PASSING = ("planned", "counts")
+"""States of events that are shown while a run goes on and kept nowhere. Their `data` says what the run will do, or has
+figures of what is under way: of the witness, of the tries of a probe, of layers."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +325,7 @@ class Event:
 
     step: str
     state: str
-    """started, progress, done, failed, undone, undo-failed, or leftover"""
+    """started, progress, done, failed, undone, undo-failed, or leftover; or one of PASSING"""
     host: str = ""
     seconds: float = 0.0
     detail: str = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from bluegreen.errors import Failed
 from bluegreen.model import Endpoint, Release, Replica
@@ -80,25 +81,29 @@ def wait_until_right(
     timeout: float,
     look: Callable[[], None],
     progress: Callable[[str], None] = lambda words: None,
+    counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
 ) -> int:
     """The right answer has come `probe.successes` times in a row. Gives the number of tries.
 
+    `counts` is told of every try: `tries`, `in_a_row` of `wanted`, and `reason`, why this one was not right.
     Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called before
     every try to see whether waiting still makes sense.
     """
     import tenacity
 
-    in_a_row = 0
+    tries = in_a_row = 0
     told = ""
 
     def once() -> bool:
-        nonlocal in_a_row, told
+        nonlocal tries, in_a_row, told
         look()
         reason = ask_once()
+        tries += 1
         in_a_row = 0 if reason else in_a_row + 1
         if reason and reason != told:
             progress(reason)
             told = reason
+        counts({"tries": tries, "in_a_row": in_a_row, "wanted": settings.probe.successes, "reason": reason})
         return in_a_row >= settings.probe.successes
 
     retrying = tenacity.Retrying(
@@ -111,7 +116,7 @@ def wait_until_right(
         retrying(once)
     except tenacity.RetryError as error:
         raise Failed(f"{release} was not ready after {timeout:g} s: {told or 'the answers kept changing'}") from error
-    return int(retrying.statistics["attempt_number"])
+    return tries
 
 
 def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Failed:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from bluegreen.errors import Failed, SettingsError
+from bluegreen.layers import Layers
 from bluegreen.settings import Settings
 from bluegreen.words import plain
 
@@ -50,6 +51,7 @@ _PASSING = re.compile(
 )
 
 Progress = Callable[[str], None]
+Tally = Callable[[Mapping[str, Any]], None]
 Result = TypeVar("Result")
 
 
@@ -163,8 +165,10 @@ class Registry:
             return ""
         raise self._failed(words, "look for", reference) from error
 
-    def push(self, reference: str, progress: Progress, *, overwrite: bool = False) -> str:
-        """The registry has the engine's image under this tag; its digest is given.
+    def push(
+        self, reference: str, progress: Progress, *, overwrite: bool = False, counts: Tally = lambda figures: None
+    ) -> str:
+        """The registry has the engine's image under this tag; its digest is given. `counts` is told as `Layers` does.
 
         Raises Failed when the registry has another content under the tag and `overwrite` is not set, and when the push
         fails, inside its stream too.
@@ -182,7 +186,7 @@ class Registry:
         def send() -> str:
             digest = ""
             start = partial(self._api.push, repository, tag=tag, stream=True, decode=True, auth_config=self._auth())
-            for item in self._read(start, "push", reference, progress):
+            for item in self._read(start, "push", reference, progress, counts):
                 digest = item.get("aux", {}).get("Digest") or digest
             if not digest:
                 raise Failed(f"the push of {reference} ended without a digest")
@@ -190,12 +194,15 @@ class Registry:
 
         return self._persistently(send, progress)
 
-    def pull(self, reference: str, tag: str, progress: Progress) -> None:
-        """The engine has the image of this digest (`repository@sha256:...`), there named by `tag`. Raises Failed."""
+    def pull(self, reference: str, tag: str, progress: Progress, counts: Tally = lambda figures: None) -> None:
+        """The engine has the image of this digest (`repository@sha256:...`), there named by `tag`. Raises Failed.
+
+        `counts` is told as `Layers` does.
+        """
 
         def fetch() -> None:
             start = partial(self._api.pull, reference, stream=True, decode=True, auth_config=self._auth())
-            for _ in self._read(start, "pull", reference, progress):
+            for _ in self._read(start, "pull", reference, progress, counts):
                 pass
 
         self._persistently(fetch, progress)
@@ -241,19 +248,22 @@ class Registry:
         return {digest for repository, _, digest in named if repository == self._repository}
 
     def _read(
-        self, start: Callable[[], Iterable[Mapping[str, Any]]], action: str, reference: str, progress: Progress
+        self,
+        start: Callable[[], Iterable[Mapping[str, Any]]],
+        action: str,
+        reference: str,
+        progress: Progress,
+        counts: Tally,
     ) -> Iterable[Mapping[str, Any]]:
         """The items of an answer. Raises Failed for the one that says that it failed."""
-        told: dict[str, str] = {}
+        layers = Layers(counts)
         try:
             for item in start():
                 if "error" in item:
                     raise self._failed(str(item["error"]), action, reference)
-                layer, status = item.get("id", ""), item.get("status", "")
-                ended = status in ("Pushed", "Layer already exists", "Pull complete", "Already exists")
-                if layer and ended and told.get(layer) != status:
-                    told[layer] = status
-                    progress(f"{layer}: {status.lower()}")
+                if layer := layers.add(item):
+                    progress(f"{layer}: {item['status'].lower()}")
+                layers.tell(now=bool(layer))
                 yield item
         except APIError as error:
             raise self._failed(str(error.explanation or error), action, reference) from error

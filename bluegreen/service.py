@@ -24,6 +24,7 @@ from bluegreen import metrics, notify, prune
 from bluegreen import plan as planning
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
+from bluegreen.counts import counts_told
 from bluegreen.engine import Interrupts, call_on_failure, execute, interrupts
 from bluegreen.errors import BluegreenError, Failed, NeedsPerson, SettingsError, Unexpected
 from bluegreen.gitlab import (
@@ -39,7 +40,7 @@ from bluegreen.hooks import Output, call_here, conclude
 from bluegreen.hosts import Host, Hosts, HostsHistory, HostsLock, HostsRegistry
 from bluegreen.lock import Holder, Lock
 from bluegreen.logs import Source, run_in
-from bluegreen.model import Colour, Event, Image, Observed, Plan, Release, Slot
+from bluegreen.model import PASSING, Colour, Event, Image, Observed, Plan, Release, Slot
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy, Upstreams
@@ -84,6 +85,8 @@ class Options:
     """Write over what a person has changed in the proxy's files."""
     skip_unreachable: bool = False
     """Go on without the hosts that can't be reached."""
+    counts: bool = False
+    """Tell the witness's counts while the run goes on, for somebody who looks at it."""
 
 
 @dataclass
@@ -428,7 +431,8 @@ class Service:
             event = replace(event, at=max(0.0, time.monotonic() - event.seconds - start.clock))
             # Who read the output has gone, or its disk is full: the run and its undo go on.
             with telling, suppress(OSError):
-                self.events.append(event)
+                if event.state not in PASSING:
+                    self.events.append(event)
                 emit(event)
 
         with (
@@ -467,6 +471,8 @@ class Service:
             if plan.action == "deploy" and not options.overwrite_edits:
                 self._refuse_edits(observed)
             self._tell_of_edits(observed, tell)
+            hosts = list(observed.hosts) if len(observed.hosts) > 1 else [host]
+            tell(Event("plan", "planned", host, data={"run": run_id, **plan.outline(), "hosts": hosts}))
 
             def heed() -> None:
                 state.heed()
@@ -492,7 +498,10 @@ class Service:
             if self.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
                 run.comparison = Comparison(self.settings.bake, plan, self.proxy, witness)
             try:
-                with self._recorded(observed, tell):
+                with (
+                    self._recorded(observed, tell),
+                    counts_told(witness if options.counts else None, host, tell),
+                ):
                     execute(run, lock, state)
             except Exception as error:
                 raise self._failure(error, run) from error

@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from bluegreen.bake import Comparison
 from bluegreen.drain import drain
@@ -137,6 +138,9 @@ class Run:
     def progress(self, step: str) -> Callable[[str], None]:
         return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))
 
+    def counts(self, step: str, host: str = "") -> Callable[[Mapping[str, Any]], None]:
+        return lambda figures: self.emit(Event(step, "counts", host or self.runtime.name, data=figures))
+
 
 class Step(ABC):
     """One step of a run. `do` is idempotent; `undo` tolerates a `do` that never ran or got half way."""
@@ -187,7 +191,9 @@ class Push(Step):
 
     def do(self, run: Run) -> str:
         assert run.registry is not None
-        digest = run.registry.push(run.plan.image, run.progress(self.name), overwrite=run.overwrite)
+        digest = run.registry.push(
+            run.plan.image, run.progress(self.name), overwrite=run.overwrite, counts=run.counts(self.name)
+        )
         run.release = replace(run.release, digest=digest)
         return f"{run.plan.image} is {digest[:19]}"
 
@@ -205,7 +211,8 @@ class Pull(Step):
 
     def do(self, run: Run) -> str:
         assert run.registry is not None
-        run.registry.pull(run.settings.content(run.release.digest), run.release.name, run.progress(self.name))
+        content = run.settings.content(run.release.digest)
+        run.registry.pull(content, run.release.name, run.progress(self.name), run.counts(self.name))
         return f"{run.release} is here as {run.release.digest[:19]}"
 
 
@@ -302,6 +309,7 @@ class Probe(Step):
                     timeout=run.settings.probe.timeout,
                     look=look,
                     progress=run.progress(self.name),
+                    counts=run.counts(self.name, replica.endpoint.host),
                 )
             except Failed as error:
                 if "the last lines of" in error.message:

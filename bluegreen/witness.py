@@ -536,6 +536,11 @@ class Witness:
         with self._lock:
             self._committed = True
 
+    def counts(self) -> dict[str, Any]:
+        """What has come so far: `total`, `ok`, `failed`, `by_release`, and of what `probe` it came."""
+        probe = "tcp" if self._tcp else "http"
+        return {**self._tally.totals(), "by_release": self._by_release(), "probe": probe}
+
     @property
     def decides(self) -> bool:
         """Whether what is seen after the switch (or after one made now) can take it back.

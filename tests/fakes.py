@@ -547,7 +547,14 @@ class FakeRegistry:
             name, at, digest = reference.partition("@")
             return (digest if digest in published.values() else "") if at else published.get(name, "")
 
-    def push(self, reference: str, progress: Callable[[str], None], *, overwrite: bool = False) -> str:
+    def push(
+        self,
+        reference: str,
+        progress: Callable[[str], None],
+        *,
+        overwrite: bool = False,
+        counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    ) -> str:
         with self._process.call("push"):
             image = self._world.images[reference]
             digest = image.digest.replace("sha256:", "sha256:manifest-of-")
@@ -557,7 +564,13 @@ class FakeRegistry:
             self._world.add_image(self._settings.content(digest), digest)
             return digest
 
-    def pull(self, reference: str, tag: str, progress: Callable[[str], None]) -> None:
+    def pull(
+        self,
+        reference: str,
+        tag: str,
+        progress: Callable[[str], None],
+        counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    ) -> None:
         with self._process.call("pull"):
             digest = reference.partition("@")[2]
             if digest not in self._world.published.values():

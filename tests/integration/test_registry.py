@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import docker
 import pytest
@@ -55,6 +56,18 @@ def tells_no_secret(double: GitLab, engine: docker.DockerClient, service: TestSe
     tells_none_of(double.secrets, engine, service, *ran)
 
 
+def events(service: TestService, release: str) -> list[dict[str, Any]]:
+    """What a deploy has told a program; the last is its receipt."""
+    return [json.loads(line) for line in service.ok("deploy", release, "--json").out.splitlines()]
+
+
+def all_layers(told: list[dict[str, Any]], step: str) -> int:
+    """How many layers were counted to the end, with all of their bytes."""
+    last = [each["data"] for each in told if (each["event"], each.get("step")) == ("counts", step)][-1]
+    assert (last["ended"], last["bytes"]) == (last["layers"], last["size"])
+    return int(last["layers"])
+
+
 def test_a_release_is_pushed_once_and_runs_by_its_digest_also_where_it_has_to_be_pulled(
     engine: docker.DockerClient, gitlab: GitLabs, shop: Callable[..., TestService]
 ) -> None:
@@ -67,8 +80,9 @@ def test_a_release_is_pushed_once_and_runs_by_its_digest_also_where_it_has_to_be
     assert service.status()["live"]["digest"] == digest
     assert service.deploy("v1")["result"] == "unchanged"
 
-    second = service.deploy("v2")
-    assert second["requests"]["failed"] == 0
+    told = events(service, "v2")
+    assert told[-1]["requests"]["failed"] == 0
+    assert all_layers(told, "push") > 0
     assert service.status()["rollback"]["how"] == "image"
     untag(engine, double)  # as on a host that never had v1
     assert service.status()["rollback"]["how"] == "registry"
@@ -79,8 +93,9 @@ def test_a_release_is_pushed_once_and_runs_by_its_digest_also_where_it_has_to_be
     assert f"{double.image}:v1" in engine.images.get(f"{double.image}@{digest}").tags
 
     untag(engine, double)
-    third = service.deploy("v2")
-    assert [step["step"] for step in third["steps"]][:2] == ["pull", "start"], "it is there, and is not built again"
+    told = events(service, "v2")
+    assert [step["step"] for step in told[-1]["steps"]][:2] == ["pull", "start"], "it is there, and is not built again"
+    assert all_layers(told, "pull") > 0
     tells_no_secret(double, engine, service)
 
 

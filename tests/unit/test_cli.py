@@ -98,7 +98,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(Service, "open", classmethod(opened))
     # The command takes SIGTERM for itself; here the test run must keep it.
     monkeypatch.setattr("bluegreen.cli.signal.signal", lambda *_: None)
-    monkeypatch.delenv("BLUEGREEN_CONFIG", raising=False)
+    for name in ("BLUEGREEN_CONFIG", "GITLAB_CI"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return shell
@@ -378,12 +379,56 @@ def test_json_of_every_command_that_has_it_is_json(shell: Shell) -> None:
     lines = shell.deploy("v1", "--json").out.splitlines()
     events = [json.loads(line) for line in lines]
     assert events[-1]["event"] == "receipt"
-    assert events[0] == {"event": "started", "step": "start", "host": "fake", "seconds": 0.0, "detail": ""}
+    assert (events[0]["event"], events[0]["data"]["release"]) == ("planned", "v1")
+    assert {step["step"] for step in events[0]["data"]["steps"]} == {step["step"] for step in events[-1]["steps"]}
+    assert [each["data"]["tries"] for each in events if each["event"] == "counts"] == [1, 2, 3]
+    assert {step["state"] for step in events[-1]["steps"]} == {"done"}
+    assert events[1] == {
+        "event": "started",
+        "step": "start",
+        "host": "fake",
+        "at": 0.0,
+        "seconds": 0.0,
+        "detail": "",
+        "data": {},
+    }
     plan = json.loads(shell("deploy", "v2", "--plan", "--json").out)
     assert plan["steps"][0]["step"] == "start"
     assert json.loads(shell("status", "--json").out)["live"]["release"] == "v1"
     failed = [json.loads(line) for line in shell("rollback", "--json").out.splitlines()]
     assert failed[-1]["event"] == "error"
+
+
+@pytest.mark.parametrize("how", [["--watch"], ["--watch", "0.5"], ["--watch", "--json"]])
+def test_a_status_is_watched_until_ctrl_c(shell: Shell, monkeypatch: pytest.MonkeyPatch, how: list[str]) -> None:
+    shell.deploy("v1")
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ran = shell("status", *how)
+    assert (ran.code, ran.err) == (130, "")
+    assert slept == [0.5 if "0.5" in how else 2.0] * 3
+    if "--json" in how:
+        seen = [json.loads(line) for line in ran.out.splitlines()]
+        assert [each["live"]["release"] for each in seen] == ["v1"] * 3
+        assert all(each["at"] for each in seen)
+    else:
+        blocks = ran.out.split("\n\n")
+        assert blocks.pop() == ""
+        assert len(blocks) == 3
+        for block in blocks:
+            assert re.match(r"\d\d:\d\d:\d\dZ, every (0.5|2) s\nshop at http", block)
+            assert "  live     v1 (" in block
+
+
+def test_a_status_that_cannot_be_had_ends_the_watching(shell: Shell) -> None:
+    (shell.directory / "bluegreen.toml").write_text("service = 7\n")
+    assert shell("status", "--watch").code == 3
 
 
 def test_a_plan_changes_nothing(shell: Shell) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from terminal import Reader, pseudo_terminal
 
 from bluegreen.console import Console
 from bluegreen.errors import Failed
@@ -15,7 +19,16 @@ from bluegreen.receipt import receipt as make_receipt
 
 PLAN = Plan("deploy", Release("v2"), Colour.GREEN, "shop:v2", Colour.BLUE, Release("v1"), (), 2)
 STEPS = (PlannedStep("start", "start 1 container of v2 as green"), PlannedStep("switch", "live: all new requests"))
+TIME = re.compile(r"^\d\d:\d\d:\d\dZ ", re.MULTILINE)
+COUNTS = {"total": 30, "ok": 30, "failed": 0, "by_release": {"v2": 10, "v1": 20}}
+LONG = "v2 was not ready after 30 s: /version answered 503 where it should have answered as the new release does"
 Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _nowhere_in_particular(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GITLAB_CI", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def shown(capsys: Capture) -> str:
@@ -25,23 +38,156 @@ def shown(capsys: Capture) -> str:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (Event("start", "done", "local", 1.234, "shop-green-1"), "  ✓ start    shop-green-1  (1.23 s)\n"),
-        (Event("probe", "failed", "local", 0.5, "not ready"), "  ✗ probe    not ready  (0.50 s)\n"),
-        (Event("switch", "undone", "local", 0.5, "blue is back"), "  ↩ switch   blue is back  (0.50 s)\n"),
-        (Event("probe", "progress", "local", 0.0, "refused"), "    probe    refused\n"),
+        (Event("start", "done", "local", 1.234, "shop-green-1"), "  ✓ start       shop-green-1  (1.23 s)\n"),
+        (Event("post_deploy", "done", "local", 1.234, "told"), "  ✓ post_deploy told  (1.23 s)\n"),
+        (Event("probe", "failed", "local", 0.5, "not ready"), "  ✗ probe       not ready  (0.50 s)\n"),
+        (Event("switch", "undone", "local", 0.5, "blue is back"), "  ↩ switch      blue is back  (0.50 s)\n"),
+        (Event("probe", "progress", "local", 0.0, "refused"), "    probe       refused\n"),
         (Event("start", "started", "local"), ""),
+        (Event("witness", "counts", "local", data={"total": 1}), ""),
+        (Event("plan", "planned", "local", data={"steps": []}), ""),
     ],
 )
-def test_an_event_is_a_line(capsys: Capture, event: Event, line: str) -> None:
+def test_an_event_is_a_line_with_its_time(capsys: Capture, event: Event, line: str) -> None:
     Console().event(event)
-    assert shown(capsys) == line
+    text = shown(capsys)
+    assert bool(TIME.match(text)) is bool(line)
+    assert TIME.sub("", text) == line
+
+
+def test_of_several_hosts_each_line_that_is_not_of_all_has_its_own(capsys: Capture) -> None:
+    console = Console()
+    console.event(Event("plan", "planned", "2 hosts", data={**PLAN.outline(), "hosts": ["app-1", "app-2"]}))
+    console.event(Event("start", "started", "2 hosts"))
+    console.event(Event("start", "done", "app-1", 0.5))
+    console.event(Event("start", "done", "app-2", 0.6, "runs"))
+    console.event(Event("start", "done", "2 hosts", 0.7, "all run"))
+    assert TIME.sub("", shown(capsys)).splitlines() == [
+        "  ✓ start       app-1  (0.50 s)",
+        "  ✓ start       app-2: runs  (0.60 s)",
+        "  ✓ start       all run  (0.70 s)",
+    ]
+
+
+def a_run(console: Console) -> None:
+    console.event(Event("lock", "progress", "local", detail="waiting for ann@laptop"))
+    outline = replace(PLAN, steps=STEPS).outline()
+    console.event(Event("plan", "planned", "local", data={"run": "r1", **outline, "hosts": ["local"]}))
+    console.event(Event("start", "started", "local"))
+    console.event(Event("start", "done", "local", 1.234, "shop-green-1"))
+    console.event(Event("probe", "started", "local"))
+    console.event(Event("probe", "progress", "local", detail="Connection refused"))
+    console.event(Event("witness", "counts", "local", data={**COUNTS, "probe": "http"}))
+    console.event(Event("probe", "failed", "local", 0.5, f"{LONG}\n  Traceback"))
+
+
+def on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, run: Callable[[Console], None] = a_run, **environment: str
+) -> Reader:
+    """What a run has left on a terminal of so many columns."""
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": str(columns), **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pseudo_terminal(columns) as screen:
+        console = Console()
+        with contextlib.suppress(Failed), console.watching("deploy v2"):
+            run(console)
+        console.line("the end")
+        screen.until("the end\r\n")
+    return screen
+
+
+@pytest.mark.parametrize("colours", [True, False])
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_on_a_terminal_the_lines_of_a_run_stay_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, columns: int, colours: bool
+) -> None:
+    screen = on_a_terminal(monkeypatch, columns, **({} if colours else {"NO_COLOR": "1"}))
+    lines = screen.shown()
+    assert lines[:3] == [
+        "    lock        waiting for ann@laptop",
+        "  ✓ start       shop-green-1  (1.23 s)",
+        "  ✗ probe       " + lines[2][16:],
+    ]
+    assert lines[-3:] == [" " * 18 + "Traceback", "the end", ""]
+    assert " ".join(line.strip() for line in [lines[2][16:], *lines[3:-3]]) == f"{LONG}  (0.50 s)"
+    assert all(line.startswith(" " * 16) for line in lines[3:-3]), "folded under itself"
+    assert max(map(len, lines)) <= columns
+    assert bool(re.search(r"\x1b\[[\d;]*3[0-7]m", screen.written)) is colours
+    assert screen.written.rstrip().rpartition("\x1b[?25")[2].startswith("h"), "the cursor is back"
+
+
+def test_on_a_terminal_that_cannot_be_drawn_on_lines_are_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_a_terminal(monkeypatch, 80, TERM="dumb")
+    assert "\x1b" not in screen.written
+    assert "    probe       Connection refused" in screen.shown()
+    assert not TIME.match(screen.written), "a person sees for himself when they come"
+
+
+def test_however_a_run_ends_the_terminal_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(console: Console) -> None:
+        console.event(Event("start", "started", "local"))
+        raise Failed("no")
+
+    screen = on_a_terminal(monkeypatch, 80, fails)
+    assert screen.shown() == ["the end", ""]
+    assert screen.written.rpartition("\x1b[?25")[2].startswith("h")
+
+
+def test_counts_are_wanted_by_who_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert (Console().wants_counts, Console(as_json=True).wants_counts) == (False, True)
+    with pseudo_terminal():
+        assert Console().wants_counts
+        monkeypatch.setenv("TERM", "dumb")
+        assert not Console().wants_counts
+
+
+def test_in_a_job_of_gitlab_each_step_is_a_section(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("GITLAB_CI", "true")
+    console = Console()
+    with console.watching("deploy v2"):
+        a_run(console)
+        console.event(Event("start", "undone", "local", 0.1, "removed shop-green-1"))
+        console.event(Event("recover", "started", "local", detail="it never ends"))
+    text = shown(capsys)
+    marks = re.findall(r"^\x1b\[0Ksection_(start|end):\d{10}:([\w.-]+)\r\x1b\[0K(.*)$", text, re.MULTILINE)
+    assert [(which, name.rpartition("_")[2]) for which, name, _ in marks] == [
+        *[("start", "start"), ("end", "start"), ("start", "probe"), ("end", "probe")],
+        *[("start", "recover"), ("end", "recover")],
+    ]
+    assert marks[0][2] == "start       start 1 container of v2 as green"
+    assert {name for which, name, _ in marks if which == "start"} == {name for _, name, _ in marks}
+    inside = re.findall(r"section_start:.*?section_end:", text, re.DOTALL)
+    assert "✓ start       shop-green-1" in inside[0]
+    assert "Connection refused" in inside[1]
+    assert "✗ probe" in inside[1]
+    outside = re.sub(r"section_start:.*?section_end:", "", text, flags=re.DOTALL)
+    assert "waiting for ann@laptop" in outside
+    assert "↩ start       removed" in outside
+
+
+@pytest.mark.parametrize("environment", [{}, {"GITLAB_CI": "true"}])
+def test_json_is_the_same_wherever_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    console = Console(as_json=True)
+    with console.watching("deploy v2"):
+        a_run(console)
+    events = [json.loads(line) for line in shown(capsys).splitlines()]
+    assert [event["event"] for event in events][:3] == ["progress", "planned", "started"]
+    assert [step["step"] for step in events[1]["data"]["steps"]] == ["start", "switch"]
+    assert [event["data"]["total"] for event in events if event["event"] == "counts"] == [30]
 
 
 def test_what_fails_is_told_with_all_its_lines(capsys: Capture) -> None:
     Console().event(Event("probe", "failed", "local", 0.5, "v2 ended\n  Traceback\n  Boom"))
-    first, *rest = shown(capsys).splitlines()
-    assert first == "  ✗ probe    v2 ended  (0.50 s)"
-    assert [line.strip() for line in rest] == ["Traceback", "Boom"]
+    assert TIME.sub("", shown(capsys)).splitlines() == [
+        "  ✗ probe       v2 ended  (0.50 s)",
+        " " * 26 + "  Traceback",
+        " " * 26 + "  Boom",
+    ]
 
 
 @pytest.mark.parametrize("state", ["progress", "failed", "done", "undo-failed", "leftover", "undone"])
@@ -58,14 +204,23 @@ def test_nothing_that_a_terminal_acts_on_is_printed(capsys: Capture, state: str)
 def test_a_program_gets_one_object_a_line(capsys: Capture) -> None:
     console = Console(as_json=True)
     console.event(Event("start", "started", "local"))
-    console.event(Event("probe", "failed", "local", 0.12345, "two\nlines \x1b[2J"))
+    console.event(Event("probe", "failed", "local", 0.12345, "two\nlines \x1b[2J", {"output": "its words"}, 2.5))
     console.receipt(make_receipt("shop", "run", PLAN, "done", []))
     console.error(Failed("no", hint="do"))
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = [json.loads(line) for line in captured.out.splitlines()]
-    assert lines[0] == {"event": "started", "step": "start", "host": "local", "seconds": 0.0, "detail": ""}
-    assert (lines[1]["seconds"], lines[1]["detail"]) == (0.123, "two\nlines \x1b[2J")
+    assert lines[0] == {
+        "event": "started",
+        "step": "start",
+        "host": "local",
+        "at": 0.0,
+        "seconds": 0.0,
+        "detail": "",
+        "data": {},
+    }
+    assert (lines[1]["at"], lines[1]["seconds"], lines[1]["data"]) == (2.5, 0.123, {"output": "its words"})
+    assert lines[1]["detail"] == "two\nlines \x1b[2J"
     assert (lines[2]["event"], lines[2]["result"]) == ("receipt", "done")
     assert lines[3] == {"event": "error", "message": "no", "hint": "do", "exit_code": 1}
     assert "\x1b" not in captured.out, "escaped, as JSON does"
@@ -109,12 +264,12 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
     assert "deploy v1 → v2: done" in text
     assert "50 requests, 2 failed (v1 30, v2 18)" in text
     assert "2 x reset on a reused connection (kept connection)" in text
-    assert "before   p50 1.2 ms, p99 3.5 ms, max 9.0 ms" in text
+    assert "before      p50 1.2 ms, p99 3.5 ms, max 9.0 ms" in text
     assert "after" not in text.split("switch")[0]
-    assert "first new answer 3 ms after the flip, last old one sent 1 ms from it" in text
+    assert "first new answer 3 ms after the flip, last old one at 1 ms" in text
     assert "1 requests were still in flight" in text
-    assert "leftover retire: busy; the next run takes it up" in text
-    assert "warning  the hook post_deploy failed: x ended with exit code 1; this changes nothing of the result" in text
+    assert "leftover    retire: busy; the next run takes it up" in text
+    assert "warning     the hook post_deploy failed: x ended with exit code 1; this changes nothing" in text
     assert "its words" not in text, "which were told when it failed"
 
 
@@ -123,20 +278,20 @@ def test_a_receipt_says_how_two_releases_compared(capsys: Capture) -> None:
     new = {"requests": 640, "errors": 93, "error_ratio": 0.14531, "p99_ms": 9.04}
     Console().receipt(receipt_of(bake={"old": old, "new": new}))
     assert (
-        "  bake     v1 0 errors in 812 requests (0.00%), p99 8.1 ms; "
+        "    bake        v1 0 errors in 812 requests (0.00%), p99 8.1 ms; "
         "v2 93 errors in 640 requests (14.53%), p99 9.0 ms\n"
     ) in shown(capsys)
     unseen = {"requests": None, "errors": None, "error_ratio": None, "p99_ms": None}
     Console().receipt(receipt_of(bake={"old": None, "new": {**unseen, "requests": 0, "errors": 0}}))
     Console().receipt(receipt_of(bake={"old": unseen, "new": {**unseen, "p99_ms": 5.0}}))
     text = shown(capsys)
-    assert "  bake     v2 0 errors in 0 requests\n" in text
-    assert "  bake     v1 not seen; v2 p99 5.0 ms\n" in text
+    assert "    bake        v2 0 errors in 0 requests\n" in text
+    assert "    bake        v1 not seen; v2 p99 5.0 ms\n" in text
 
 
 def test_a_receipt_without_a_witness_says_so(capsys: Capture) -> None:
     Console().receipt(receipt_of())
-    assert "witness  none" in shown(capsys)
+    assert "    witness     none\n" in shown(capsys)
     Console().receipt(receipt_of(result="unchanged", reason="v2 is live already"))
     assert shown(capsys) == "deploy v1 → v2: unchanged (v2 is live already)\n"
     Console().receipt(receipt_of(**{"from": None}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -105,7 +105,11 @@ def test_what_cannot_be_asked_is_a_reason_and_no_error() -> None:
 
 
 def wait(
-    answers: list[str], *, settings: Settings = SETTINGS, look: Callable[[], None] = lambda: None
+    answers: list[str],
+    *,
+    settings: Settings = SETTINGS,
+    look: Callable[[], None] = lambda: None,
+    counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
 ) -> tuple[int, list[str]]:
     words: list[str] = []
     left = list(answers)
@@ -116,6 +120,7 @@ def wait(
         timeout=settings.probe.timeout,
         look=look,
         progress=words.append,
+        counts=counts,
     )
     return tries, words
 
@@ -123,6 +128,15 @@ def wait(
 def test_so_many_right_answers_in_a_row_are_needed() -> None:
     assert wait([""]) == (3, [])
     assert wait(["no", "", "", "no", "", "", ""]) == (7, ["no"])
+
+
+def test_every_try_is_counted() -> None:
+    counted: list[Mapping[str, Any]] = []
+    wait(["no", "", "", "no", "", "", ""], counts=counted.append)
+    assert [each["tries"] for each in counted] == [1, 2, 3, 4, 5, 6, 7]
+    assert [each["in_a_row"] for each in counted] == [0, 1, 2, 0, 1, 2, 3]
+    assert [each["reason"] for each in counted] == ["no", "", "", "no", "", "", ""]
+    assert {each["wanted"] for each in counted} == {3}
 
 
 def test_each_reason_is_told_when_it_changes() -> None:

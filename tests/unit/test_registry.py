@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,10 @@ def test_the_digest_of_a_tag_or_nothing() -> None:
 def test_a_push_tells_of_its_layers_and_gives_the_digest() -> None:
     found, _ = registry(ABSENT, PUSHED)
     told: list[str] = []
-    assert found.push(TAG, told.append) == DIGEST
+    counted: list[Mapping[str, Any]] = []
+    assert found.push(TAG, told.append, counts=counted.append) == DIGEST
     assert told == ["aaa: pushed", "bbb: layer already exists"]
+    assert counted[-1] == {"layers": 2, "ended": 2, "bytes": 2, "size": 2}
 
 
 def test_what_the_registry_has_already_is_not_pushed_again() -> None:
