@@ -59,7 +59,7 @@ def listeners(
 
 
 def points(receipt: Mapping[str, Any], clock: float, records: Iterable[Record] = ()) -> Iterator[Point]:
-    """A point for the run and one for each of its steps, and the witness's requests, second by second.
+    """A point for the run, for each of its steps and for its probes, and the witness's requests, second by second.
 
     `clock` is when the run began by the records' clock. Each point has the tag `service`.
     """
@@ -90,6 +90,11 @@ def points(receipt: Mapping[str, Any], clock: float, records: Iterable[Record] =
             service
             | {"step": step["step"], "state": step["state"], "host": step["host"], "release": receipt["to"]},
         )
+    if receipt["probe_ms"]["tries"]:
+        probed = {f"{key}_ms": _float(receipt["probe_ms"][key]) for key in ("p50", "p99", "max")}
+        at = next((step["at"] for step in receipt["steps"] if step["step"] == "probe"), 0.0)
+        tags = service | {"release": receipt["to"]}
+        yield Point("bluegreen_probe", began + at, {**run, "tries": receipt["probe_ms"]["tries"], **probed}, tags)
     for (second, release), sent in sorted(_by_second(records, began - clock).items()):
         figures = {f"{name}_ms": _float(value) for name, value in latency_ms(sent).items()}
         yield Point(

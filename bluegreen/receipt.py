@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from bluegreen.model import Event, Plan, Release
-from bluegreen.witness import Witness
+from bluegreen.witness import Witness, percentiles_ms
 
 NO_REQUESTS: dict[str, Any] = {
     "requests": {"total": 0, "ok": 0, "failed": 0, "by_release": {}, "failures": []},
@@ -38,6 +39,7 @@ def receipt(
     cut: int = 0,
     websockets: tuple[int, int] = (0, 0),
     bake: dict[str, Any] | None = None,
+    probes: Sequence[float] = (),
     leftover: list[str] | None = None,
     warnings: list[str] | None = None,
     reason: str = "",
@@ -50,7 +52,7 @@ def receipt(
     `websockets` are those open to the old colour at the switch, and those that its end closed; `warnings`, what went
     wrong when all was decided, and changes nothing.
     `release` is the plan's with what the run has learnt of it, such as the digest of an image that it built.
-    `bake` is how the two releases compared, if they were.
+    `bake` is how the two releases compared, if they were; `probes`, the seconds that each answer to the probe took.
     With the probe "tcp" its requests are connections, of which only is known that they were accepted or not.
     """
     return {
@@ -71,6 +73,7 @@ def receipt(
         "probe": probe,
         "witness": witness is not None,
         **(witness.summary() if witness else NO_REQUESTS),
+        "probe_ms": {"tries": len(probes), **percentiles_ms(probes)},
         "series": witness.series(start.clock) if witness and start else None,
         "bake": bake,
         "cut": cut,

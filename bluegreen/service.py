@@ -636,6 +636,7 @@ class Service:
             cut=run.cut,
             websockets=(run.websockets_open, run.websockets_closed),
             bake=run.comparison.summary() if run.comparison else None,
+            probes=run.probes,
             leftover=run.leftover,
             warnings=run.warnings,
             reason=reason,

@@ -67,6 +67,8 @@ class Run:
     made_proxy: bool = False
     record: SwitchRecord | None = None
     """The record of its switch."""
+    probes: list[float] = field(default_factory=list)
+    """The seconds that each answer to the probe took, wrong ones included."""
     left: int = 0
     """Connections that were at work on the old colour when the drain gave up."""
     cut: int = 0
@@ -305,7 +307,7 @@ class Probe(Step):
                 tries += wait_until_right(
                     run.settings,
                     run.release,
-                    partial(ask_replica, run.settings, run.release, run.proxy, replica.endpoint),
+                    partial(self._ask, run, replica),
                     timeout=run.settings.probe.timeout,
                     look=look,
                     progress=run.progress(self.name),
@@ -318,6 +320,13 @@ class Probe(Step):
                 hint = loosened_by(log, run.settings.app)
                 raise Failed(f"{error.message}\n{last_lines(replica, log)}", hint=hint) from error
         return tries
+
+    def _ask(self, run: Run, replica: Replica) -> str:
+        started = time.monotonic()
+        try:
+            return ask_replica(run.settings, run.release, run.proxy, replica.endpoint)
+        finally:
+            run.probes.append(time.monotonic() - started)
 
     def _at_once(self, run: Run, groups: Sequence[Sequence[Replica]]) -> int:
         """The same on several hosts at once, while this thread looks whether all of them are alive."""

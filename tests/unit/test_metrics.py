@@ -66,6 +66,16 @@ def test_a_run_becomes_a_point_and_so_does_each_step() -> None:
     assert r"host=http+unix\,a\=b\ c/,release=v2" in switch
 
 
+def test_how_long_the_probes_answers_took_is_a_point() -> None:
+    probes = {"tries": 4, "p50": 2.5, "p99": 40.25, "max": 40.25}
+    steps = [{"step": "probe", "host": "local", "state": "done", "at": 1.5, "seconds": 0.5, "detail": ""}]
+    found = [point.line() for point in points(receipt_of(probe_ms=probes, steps=steps), 100.0)]
+    assert (
+        'bluegreen_probe,release=v2,service=shop run="20240501-120000-abcd",'
+        "tries=4i,p50_ms=2.5,p99_ms=40.25,max_ms=40.25 1714564801500"
+    ) in found
+
+
 def test_the_witness_becomes_a_point_a_second_and_release() -> None:
     records = [
         record(100.1, "v1"),

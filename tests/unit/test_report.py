@@ -343,3 +343,15 @@ def test_durations_are_told_as_people_do(seconds: float, words: str) -> None:
 def test_a_time_is_told_in_utc_and_what_is_none_is_left() -> None:
     assert when("2026-05-01T14:00:03.123+02:00") == "1 May 2026, 12:00:03 UTC"
     assert when("yesterday") == "yesterday"
+
+
+def test_how_two_releases_compared_is_a_table() -> None:
+    old = {"requests": 120, "errors": 0, "error_ratio": 0.0, "p99_ms": 8.0}
+    bake = {"seconds": 5, "limits": {}, "old": old, "new": {**old, "requests": None, "errors": None}, "decided": None}
+    page = Page(render(made(bake=bake)))
+    assert "The two releases compared" in page.text
+    assert "Within what is allowed" in page.text
+    assert "v2 is worse" in Page(render(made(bake={**bake, "decided": "v2 is worse"}))).text
+    older = made()
+    del older["bake"]
+    assert "compared" not in Page(render(older)).text
