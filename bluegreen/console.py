@@ -229,6 +229,9 @@ class Console:
         replicas = host["replicas"]
         runs = f" ({host['colour']}), {replicas['running']} of {replicas['wanted']} running" if replicas else ""
         through = f", {host['proxy']}" if host["proxy"] else ""
+        if not host["reachable"]:
+            self.line(f"  host     {host['name']} can't be reached: {plain(host['behind'])}")
+            return
         self.line(f"  host     {host['name']}: {host['live'] or 'nothing'}{runs}{through}")
         if host["behind"]:
             self.line(f"           is behind: {plain(host['behind'])}; next: bluegreen sync")

@@ -271,13 +271,15 @@ class Service:
         """What is true of each host: what it serves, and why that is not what is live, if it is not."""
         if self.hosts is None:
             live = observed.live
-            return [{"name": self.runtime.name, "live": live.release.name if live else None, "behind": None}]
+            name = live.release.name if live else None
+            return [{"name": self.runtime.name, "live": name, "reachable": True, "behind": None}]
 
         def one(host: Host) -> dict[str, Any]:
             here = observe(host.runtime, host.proxy)
             record, slot = here.proxy.record, here.live
             return {
                 "name": host.name,
+                "reachable": True,
                 "live": slot.release.name if slot else None,
                 "colour": str(slot.colour) if slot else None,
                 "replicas": {"running": slot.running, "wanted": slot.wanted} if slot else None,
@@ -289,7 +291,9 @@ class Service:
         found = {each["name"]: each for each in self.hosts.each(one)}
         missing = {**self.unreachable, **self.hosts.lost}
         nothing = {"live": None, "colour": None, "replicas": None, "switch": None, "proxy": None}
-        found |= {name: {"name": name, **nothing, "behind": words} for name, words in missing.items()}
+        found |= {
+            name: {"name": name, "reachable": False, **nothing, "behind": words} for name, words in missing.items()
+        }
         return [found[host.name] for host in self.settings.hosts]
 
     def sync(self, options: Options, emit: Emit) -> list[str]:

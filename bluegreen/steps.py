@@ -137,8 +137,8 @@ class Run:
             replica = next((each for each in self.new_replicas() if each.id == replica.id), replica)
         return replica
 
-    def progress(self, step: str) -> Callable[[str], None]:
-        return lambda words: self.emit(Event(step, "progress", self.runtime.name, detail=words))
+    def progress(self, step: str, host: str = "") -> Callable[[str], None]:
+        return lambda words: self.emit(Event(step, "progress", host or self.runtime.name, detail=words))
 
     def counts(self, step: str, host: str = "") -> Callable[[Mapping[str, Any]], None]:
         return lambda figures: self.emit(Event(step, "counts", host or self.runtime.name, data=figures))
@@ -310,7 +310,7 @@ class Probe(Step):
                     partial(self._ask, run, replica),
                     timeout=run.settings.probe.timeout,
                     look=look,
-                    progress=run.progress(self.name),
+                    progress=run.progress(self.name, replica.endpoint.host),
                     counts=run.counts(self.name, replica.endpoint.host),
                 )
             except Failed as error:
