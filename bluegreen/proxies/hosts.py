@@ -37,6 +37,8 @@ class HostsProxy:
         hosts = self._hosts.there
         states = self._hosts.each(lambda host: host.proxy.observe(), hosts)
         state, behind = agree({host.name: state for host, state in zip(hosts, states, strict=True)})
+        records = {host.name: state.record for host, state in zip(hosts, states, strict=True)}
+        self._hosts.numbers = {name: each.number for name, each in records.items() if each and each.committed}
         self._hosts.behind.clear()
         self._hosts.behind.update(behind)
         return state
