@@ -349,7 +349,9 @@ class Driver(ABC):
         deadline = time.monotonic() + EFFECT
         while not (self._took_effect(before) and (expect is None or self._serving()[0] == expect)):
             if time.monotonic() > deadline:
-                raise Failed(f"{self.kind} still runs its old config {EFFECT} s after the reload: {self._place.log()}")
+                raise Failed(
+                    f"{self.kind} still runs its old config {EFFECT} s after the reload: {self._place.log()}"
+                )
             time.sleep(0.02)
         self._leaving = before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,24 @@ def test_the_status_of_a_node_is_said_in_lines(capsys: pytest.CaptureFixture[str
         "10.0.0.9 is not held here (eth1, router id 51)",
         "  bluegreen-vip-10.0.0.9 is not there",
     ]
+
+
+def test_of_several_hosts_each_has_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"name": "bluegreen-vip-10.0.0.9", "address": "10.0.0.9", "interface": "eth1", "router_id": 51}
+    node = {"held": True, "exists": True, "running": True, "node": 1, "priority": 200, "state": "MASTER"}
+    more = {"version": "2.2.7", "current": True, "complaint": None, "switch": 7}
+    rows = [
+        {"host": "one", "unreachable": None} | state | node | more,
+        {"host": "two", "unreachable": "no route to host"},
+    ]
+    Console().vip(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "one: 10.0.0.9 is held here (eth1, router id 51)",
+        "  bluegreen-vip-10.0.0.9 runs, node 1 of priority 200, MASTER (Keepalived 2.2.7)",
+        "two can't be reached: no route to host",
+    ]
+    Console(as_json=True).vip(rows)
+    assert json.loads(capsys.readouterr().out) == rows
 
 
 HOSTS = ["ssh://root@one", "ssh://root@two"]
