@@ -222,7 +222,7 @@ class Vip:
         container = self._container() if asks(self._settings) else None
         if container is None or container.status != "running":
             return []
-        words: str = container.exec_run(["/usr/bin/perl", f"{ROOT}/{ASKER}", "check"]).output.decode(errors="replace")
+        words: str = container.exec_run(["/usr/bin/perl", f"{ROOT}/{ASKER}", "ask"]).output.decode(errors="replace")
         return words.splitlines()
 
     def status(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from bluegreen.errors import Failed
+from bluegreen.errors import Failed, HostLost
 from bluegreen.hosts import Host, Hosts, agree, told
 from bluegreen.model import Colour, Counts, Endpoint, Event, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
@@ -154,6 +154,8 @@ def _whose(host: Host, work: Callable[[], None]) -> None:
     """The work, whose failure tells where it was."""
     try:
         work()
+    except HostLost:  # it names the one that is gone, which may be another
+        raise
     except Failed as error:
         error.message = f"{host.name}: {error.message}"
         raise

@@ -3,7 +3,8 @@
 #
 #   run COMMAND...  the command, with `serve` beside it for as long as it lives
 #   serve           answers the other nodes, while the proxy of this one answers: who can't serve keeps nobody away
-#   check           ends with 1 if another node is ahead of this one, and says what it heard
+#   ask             says what the other nodes answer
+#   check           the same, and ends with 1 if another node is ahead of this one, or one was not heard yet
 #
 # `nodes`, beside this file, says how, a word and its value a line: port, own, peer (one or more) and check (what asks
 # the proxy, one argument a line). `switches/SERVICE` is the number of the last switch that was committed here.
@@ -17,6 +18,7 @@ use constant {
     PATIENCE => 4,      # seconds, less one at most, in which a node that lives has answered, on a busy host, too
     AGAIN    => 0.25,   # seconds without an answer after which the question is put again
     AT_ONCE  => 2,      # seconds that the proxy may take
+    TIMES    => 3,      # how often in a row a node has to be asked in vain before it keeps this one away no more
     HOLDS    => 5,      # seconds for which it is believed to answer as it did last
 };
 my ($root) = $0 =~ m{^(.*)/} ? $1 : '.';
@@ -78,10 +80,19 @@ sub serve {
     }
 }
 
-sub check {
+# How often in a row, this time too, a node did not answer since the container was started.
+sub in_vain {
+    my ($silent, $file, $times) = (shift, ($ENV{TMPDIR} // '/tmp') . '/bluegreen-in-vain', 0);
+    if (open my $was, '<', $file) { ($times) = (<$was> // '') =~ /^(\d+)/ }
+    $times = $silent ? ($times // 0) + 1 : 0;
+    if (open my $is, '>', $file) { print $is $times }
+    return $times;
+}
+
+sub ask {
     my %said = nodes(text());
     my $six = $said{own}[0] =~ /:/;
-    my $socket = IO::Socket::IP->new(Proto => 'udp', LocalHost => $said{own}[0], LocalPort => 0) or exit 0;
+    my $socket = IO::Socket::IP->new(Proto => 'udp', LocalHost => $said{own}[0], LocalPort => 0) or return (0, 1);
     my $question = sprintf 'bluegreen %x%x', $$, time;
     my %asked = map { (packed($_) => $_) } @{ $said{peer} };
     my ($until, $ask, %heard) = (time + PATIENCE, 1);
@@ -100,10 +111,10 @@ sub check {
         $heard{$peer} = { map { /^(\S+) (\d+)$/ ? ($1, $2) : () } @lines } if $peer && ($first // '') eq $question;
     }
     my %mine = switches();
-    my $ahead = 0;
+    my ($ahead, $silent) = (0, 0);
     for my $peer (@{ $said{peer} }) {
         my $theirs = $heard{$peer};
-        if (!$theirs) { print "$peer does not answer\n"; next }
+        if (!$theirs) { print "$peer does not answer\n"; $silent = 1; next }
         my %all = (%mine, %$theirs);
         my @more = grep { ($theirs->{$_} // 0) > ($mine{$_} // 0) } sort keys %all;
         my @less = grep { ($theirs->{$_} // 0) < ($mine{$_} // 0) } keys %all;
@@ -112,7 +123,7 @@ sub check {
         $ahead ||= $is;
         print "$peer is ", ($is ? "ahead: " . join(', ', map { "$_ $theirs->{$_}" } @more) : 'not ahead'), "\n";
     }
-    exit($ahead ? 1 : 0);
+    return ($ahead, $silent);
 }
 
 if ($doing eq 'run') {
@@ -122,5 +133,7 @@ if ($doing eq 'run') {
     exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
 }
 serve() if $doing eq 'serve';
-check() if $doing eq 'check';
-die "run, serve or check\n";
+my ($ahead, $silent) = $doing =~ /^(ask|check)$/ ? ask() : die "run, serve, ask or check\n";
+exit 0 if $doing eq 'ask';
+my $times = in_vain($silent);
+exit($ahead || ($silent && $times < TIMES) ? 1 : 0);

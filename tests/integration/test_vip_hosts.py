@@ -74,8 +74,17 @@ class Shared:
         """Whenever one looks, for so long, that host has the address and no other."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            assert self.holders() == [name], self.service.run("vip", "status").out
+            assert self.holders() == [name], self.logs()
             time.sleep(0.2)
+
+    def logs(self) -> str:
+        """What Keepalived said last on both."""
+        said = []
+        for name, host in self.hosts.items():
+            with host.engine() as client:
+                log = client.containers.get(f"bluegreen-vip-{self.address}").logs(tail=25).decode()
+            said.append(f"{name}\n{log}")
+        return "\n".join(said)
 
     def node(self, name: str) -> dict[str, Any]:
         """What `vip status` says of a host's node."""
