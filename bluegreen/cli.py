@@ -539,30 +539,35 @@ def vip_render(config: Path | None, node: int) -> None:
 @click.option("--node", type=int, help="Which node this host is, from 1. [default: the one that it is already]")
 @with_service
 def vip_boot(service: Any, node: int | None) -> None:
-    """Keepalived runs on the engine's host with the file that the settings want, tested before."""
-    from bluegreen.vip import Vip
+    """Keepalived runs on the engine's host with the file that the settings want, tested before.
 
-    click.echo(Vip(service.client, service.settings).boot(node))
+    Of several hosts each is the node of its place in `hosts`, and all are booted unless one is named.
+    """
+    from bluegreen.nodes import boot
+
+    for words in boot(service, node):
+        click.echo(words)
 
 
 @vip.command("status")
 @as_json
 @with_service
 def vip_status(service: Any, as_json: bool) -> None:
-    """Show whether the engine's host holds the address, and how its Keepalived does."""
+    """Show whether the engine's host, or each of several, holds the address, and how its Keepalived does."""
     from bluegreen.console import Console
-    from bluegreen.vip import Vip
+    from bluegreen.nodes import status
 
-    Console(as_json=as_json).vip(Vip(service.client, service.settings).status())
+    rows = status(service)
+    Console(as_json=as_json).vip(rows if service.hosts else rows[0])
 
 
 @vip.command("remove")
 @with_service
 def vip_remove(service: Any) -> None:
-    """Stop Keepalived on the engine's host, which hands the address over, and remove it."""
-    from bluegreen.vip import Vip
+    """Stop Keepalived on the engine's host, which hands the address over, and remove it; on several, on every one."""
+    from bluegreen.nodes import remove
 
-    gone = Vip(service.client, service.settings).remove()
+    gone = remove(service)
     click.echo("\n".join(f"removed {each}" for each in gone) or "nothing of it was there")
 
 

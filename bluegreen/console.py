@@ -339,12 +339,23 @@ class Console:
             ended = "committed" if record["committed"] else "not committed"
             self.line(f"  record   {record['number']}: {way}, {ended}, {record['at']}, run {record['run']}")
 
-    def vip(self, vip: dict[str, Any]) -> None:
+    def vip(self, vip: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """The node on the only engine, or those on several hosts."""
         if self.as_json:
             self._json(vip)
-            return
+        elif isinstance(vip, dict):
+            self._node(vip)
+        else:
+            for row in vip:
+                if row["unreachable"]:
+                    self.line(f"{row['host']} can't be reached: {plain(row['unreachable'])}")
+                else:
+                    self._node(row)
+
+    def _node(self, vip: dict[str, Any]) -> None:
         held = "is held here" if vip["held"] else "is not held here"
-        self.line(f"{vip['address']} {held} ({vip['interface']}, router id {vip['router_id']})")
+        where = f"{vip['host']}: " if "host" in vip else ""
+        self.line(f"{where}{vip['address']} {held} ({vip['interface']}, router id {vip['router_id']})")
         state = "runs" if vip["running"] else "does not run" if vip["exists"] else "is not there"
         which = f", node {vip['node']} of priority {vip['priority']}" if vip["node"] else ""
         said = f", {vip['state']}" if vip["state"] else ""

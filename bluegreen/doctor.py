@@ -10,11 +10,11 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docker.errors import DockerException
 
@@ -154,12 +154,26 @@ def certificate(service: Service) -> Iterator[Finding]:
 
 
 def vip(service: Service) -> Iterator[Finding]:
+    """The node on every host, and then all of them together."""
     if service.settings.vip is None:
         return
-    from bluegreen.vip import OLDEST as OLDEST_KEEPALIVED
-    from bluegreen.vip import Vip
+    from bluegreen.nodes import examine as examine_all
+    from bluegreen.nodes import status
 
-    state, listen = Vip(service.client, service.settings).status(), service.settings.proxy.listen
+    for row in status(service):
+        if service.hosts is None:
+            yield from _node(service, row)
+        elif not row["unreachable"]:
+            for each in _node(service, row):
+                yield replace(each, what=f"{row['host']}: {each.what}")
+    if service.hosts:
+        yield from examine_all(service)
+
+
+def _node(service: Service, state: dict[str, Any]) -> Iterator[Finding]:
+    from bluegreen.vip import OLDEST as OLDEST_KEEPALIVED
+
+    listen = service.settings.proxy.listen
     address = state["address"]
     every = "[::]" if ":" in address else "0.0.0.0"  # noqa: S104
     if service.settings.proxy.address not in ("0.0.0.0", "::", address):  # noqa: S104
@@ -190,6 +204,8 @@ def vip(service: Service) -> Iterator[Finding]:
     text = f"{held}; Keepalived {state['version']} as node {state['node']}, {state['state'] or 'in no known state'}"
     if state["state"] == "FAULT":
         why, mend = "the proxy does not answer, or the interface is down", "bluegreen proxy status"
+        if service.hosts:
+            why, mend = f"{why}, or it missed a switch", "bluegreen status; bluegreen sync"
         yield Finding("vip", WARNING, text, why, mend)
     elif not state["current"]:
         why = "its file is not what the settings want"

@@ -46,6 +46,8 @@ class Host:
     history: History | None = None
     lock: Any = None
     """Its `Lock`."""
+    tell: Callable[[int], object] = lambda number: None
+    """Has the node of a VIP that it is answer the others with this number of a switch; see `Driver.tell`."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Hosts:
     """Those that do not answer any more, each with what was heard last."""
     behind: dict[str, str] = field(default_factory=dict)
     """Those that serve something else than the others do by now, each with why it is thought so; see `agree`."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Of each, the number of the switch that was last committed there, as far as it was seen."""
     emit: Callable[[Event], None] = lambda event: None
     verify: Callable[[Proxy], object] = lambda proxy: None
     """Raises what is wrong with a proxy that was just switched, before the next one is."""
@@ -76,6 +80,10 @@ class Hosts:
 
     def named(self, name: str) -> Host:
         return next(host for host in self.members if host.name == name)
+
+    def tell(self) -> None:
+        """Every node of a VIP answers the others with what is true; it may not, if a run was killed in its commit."""
+        self.each(lambda host: host.tell(self.numbers[host.name]) if host.name in self.numbers else None)
 
     def on(self, host: Host, work: Callable[[Host], Result]) -> Result:
         """What comes of the work there. Raises HostLost, and counts it as lost, if it does not answer any more."""

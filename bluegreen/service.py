@@ -61,7 +61,7 @@ from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import EngineTable, Settings
 from bluegreen.steps import PreBuild, Run, finish, is_standby, recover, verify
 from bluegreen.sync import bring
-from bluegreen.vip import holds
+from bluegreen.vip import Vip, asks, holds
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
@@ -314,6 +314,8 @@ class Service:
     def _bring(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> list[str]:
         """Every host that is behind serves what the others do. Says of each what was done."""
         live, record = observed.live, observed.proxy.record
+        if self.hosts:
+            self.hosts.tell()
         if self.hosts is None or not self.hosts.behind or live is None or record is None:
             return []
         done = []
@@ -888,14 +890,18 @@ def _host(
     stack.callback(client.close)
     proxy = settings.proxy
     place: Place = ProxyHost(settings, where) if proxy.where == "host" else ProxyContainer(client, proxy)
+    driver = DRIVERS[proxy.kind](settings, place)
+    if asks(settings):
+        driver.tell = Vip(client, settings).tell
     host = Host(
         name,
         client,
         DockerRuntime(client, settings, secrets, name, reached_at),
-        DRIVERS[proxy.kind](settings, place),
+        driver,
         Registry(client, settings) if settings.registry.server else None,
         History(client, settings.service, proxy.image),
         Lock(client, settings.service, proxy.image),
+        tell=driver.tell,
     )
     stack.callback(host.proxy.close)
     return host

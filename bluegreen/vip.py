@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import shlex
 import time
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -24,6 +26,15 @@ ROOT = "/bluegreen"
 """Where the volume is mounted in the container."""
 
 FILE = "keepalived.conf"
+
+ASKER = "switches.pl"
+"""What the nodes of several hosts tell each other their switches with; see there."""
+
+NODES, SWITCHES = "nodes", "switches"
+"""What that reads: who the nodes are, and a directory with the number of each service's last switch."""
+
+FIRST_PORT = 21200
+"""By UDP they ask each other at this port and the router's id more, which no other pair of the network has."""
 
 OLDEST = (2, 0)
 """Before 2.0 Keepalived may not notice that the network went and came back, and then holds an address that is gone."""
@@ -46,14 +57,44 @@ def table(settings: Settings) -> VipTable:
     return settings.vip
 
 
-def render(settings: Settings, node: int = 1) -> str:
-    """The file of the node of this number, counted from 1 as the priorities are. Raises UsageError for another."""
+def render(settings: Settings, node: int = 1, *, contained: bool = False) -> str:
+    """The file of the node of this number, counted from 1 as the priorities are. Raises UsageError for another.
+
+    In a container of bluegreen's own (`contained`) there also is what nodes ask each other with.
+    """
     vip = table(settings)
     if not 1 <= node <= len(vip.priorities):
         raise UsageError(f"there is no node {node}: vip.priorities has {len(vip.priorities)}")
     return render_template(
-        "keepalived.conf.j2", vip=vip, node=node, advert=f"{vip.advert:g}", check=check_command(settings, node)
+        "keepalived.conf.j2",
+        vip=vip,
+        node=node,
+        advert=f"{vip.advert:g}",
+        check=check_command(settings, node),
+        switches=f"/usr/bin/perl {ROOT}/{ASKER} check" if contained and asks(settings) else "",
     )
+
+
+def asks(settings: Settings) -> bool:
+    """Whether each node asks the others for their switches: it needs to know who they are."""
+    return bool(settings.hosts and settings.vip and settings.vip.peers)
+
+
+def port(vip: VipTable) -> int:
+    """Where each node answers the others, by UDP."""
+    return FIRST_PORT + vip.router_id
+
+
+def _asking(settings: Settings, node: int) -> dict[str, bytes]:
+    """What a node asks the others with, and answers them; nothing where they don't."""
+    if not asks(settings):
+        return {}
+    vip = table(settings)
+    own = vip.peers[node - 1]
+    lines = [f"port {port(vip)}", f"own {own}", *(f"peer {peer}" for peer in vip.peers if peer != own)]
+    lines += [f"check {word}" for word in shlex.split(check_command(settings, node))]
+    script = resources.files("bluegreen").joinpath(f"templates/{ASKER}").read_bytes()
+    return {NODES: "".join(f"{line}\n" for line in lines).encode(), ASKER: script}
 
 
 def check_command(settings: Settings, node: int = 1) -> str:
@@ -115,11 +156,12 @@ class Vip:
         self.vip = table(settings)
         self.name = f"bluegreen-vip-{re.sub(r'[^0-9A-Za-z.]+', '-', self.vip.ip)}"
 
-    def boot(self, node: int | None = None) -> str:
+    def boot(self, node: int | None = None, number: int | None = None) -> str:
         """Keepalived runs with the file that the settings want, tested before; says what was done.
 
         Without a number it stays the node that it is. A file that changed is loaded without a restart, and nothing is
-        touched if it did not. Raises Failed, with all as it was, if Keepalived refuses the file.
+        touched if it did not. The `number` is that of the service's switch on this host, where nodes ask each other.
+        Raises Failed, with all as it was, if Keepalived refuses the file.
         """
         container, current = self._container(), self._file()
         node = node or node_of(current)
@@ -128,14 +170,28 @@ class Vip:
                 "which of the nodes is this?",
                 hint="bluegreen vip boot --node 1 (the first of vip.priorities, and of vip.peers)",
             )
-        wanted = render(self._settings, node)
+        wanted = render(self._settings, node, contained=True)
+        asking = _asking(self._settings, node)
         running = container is not None and container.status == "running"
+        if asking and container is not None:
+            if self._command() == container.attrs["Config"]["Cmd"]:
+                self.tell(number)
+                if any(self._file(name).encode() != text for name, text in asking.items()):
+                    container.put_archive(ROOT, archive.pack(asking, mode=0o600))
+            else:  # made before it had anybody to ask
+                self._have_image()
+                self._test(wanted)
+                self.remove()
+                container, running = None, False
         if running and current == wanted:
             return f"{self.name} runs as node {node}, unchanged"
         self._have_image()
         self._test(wanted)
         if container is None:
             container = self._create(wanted)
+            if asking:
+                container.put_archive(ROOT, archive.pack(asking, mode=0o600))
+                self.tell(number)
             done = f"is made and runs as node {node}"
         elif current == wanted:
             done = f"runs again as node {node}"
@@ -150,6 +206,25 @@ class Vip:
         self._stays_up(container, container.attrs["State"]["StartedAt"])
         return f"{self.name} {done}"
 
+    def tell(self, number: int | None) -> None:
+        """The node answers the others with this number of the service's switch; 0 is none, and None changes nothing.
+
+        Nothing is done where there is no Keepalived of bluegreen's.
+        """
+        container = self._container() if number is not None and asks(self._settings) else None
+        if container is not None:
+            files = {f"{SWITCHES}/{self._settings.service}": f"{number}\n".encode()}
+            with contextlib.suppress(APIError):  # it is just being removed: the next run tells it again
+                container.put_archive(ROOT, archive.pack(files, mode=0o600))
+
+    def heard(self) -> list[str]:
+        """What the other nodes answer when this one asks, a line each; nothing where it does not."""
+        container = self._container() if asks(self._settings) else None
+        if container is None or container.status != "running":
+            return []
+        words: str = container.exec_run(["/usr/bin/perl", f"{ROOT}/{ASKER}", "ask"]).output.decode(errors="replace")
+        return words.splitlines()
+
     def status(self) -> dict[str, Any]:
         """What is true on this host."""
         container, current, view = self._container(), self._file(), self.view()
@@ -157,7 +232,6 @@ class Vip:
         running = container is not None and container.status == "running"
         log = container.logs(tail=1000).decode(errors="replace") if container else ""
         held = self.vip.ip in view.addresses
-        states = _STATE.findall(log)
         complaints = _COMPLAINT.findall(log, max((match.end() for match in _BEGINS.finditer(log)), default=0))
         valid = node and node <= len(self.vip.priorities)
         return {
@@ -172,8 +246,9 @@ class Vip:
             "running": running,
             "version": self._version(container) if running else None,
             "held": held,
-            "state": (states[-1] if states else "MASTER" if held else None) if running else None,
-            "current": bool(valid) and current == render(self._settings, node),
+            "state": state_of(log, held=held) if running else None,
+            "current": bool(valid) and self._is_current(current, node),
+            "switch": self._told(),
             "nonlocal_bind": view.nonlocal_bind,
             "complaint": complaints[-1].strip() if complaints and running else None,
         }
@@ -209,15 +284,31 @@ class Vip:
         except NotFound:
             return None
 
-    def _file(self) -> str:
+    def _file(self, name: str = FILE) -> str:
         """The file that the container has; empty without one."""
         container = self._container()
         if container is None:
             return ""
         try:
-            return archive.read(container, f"{ROOT}/{FILE}").get(FILE, b"").decode(errors="replace")
+            found = archive.read(container, f"{ROOT}/{name}")
         except NotFound:
             return ""
+        return found.get(name.rpartition("/")[2], b"").decode(errors="replace")
+
+    def _told(self) -> int | None:
+        """The number of the service's switch that the node answers the others with."""
+        number = self._file(f"{SWITCHES}/{self._settings.service}").strip() if asks(self._settings) else ""
+        return int(number) if number.isdigit() and int(number) else None
+
+    def _is_current(self, text: str, node: int) -> bool:
+        """Whether the file, with this text, and what nodes ask each other with are as the settings want them."""
+        asking = _asking(self._settings, node)
+        current = all(self._file(name).encode() == content for name, content in asking.items())
+        return current and text == render(self._settings, node, contained=True)
+
+    def _command(self) -> list[str]:
+        command = ["keepalived", "--dont-fork", "--log-console", f"--use-file={ROOT}/{FILE}"]
+        return ["/usr/bin/perl", f"{ROOT}/{ASKER}", "run", *command] if asks(self._settings) else command
 
     def _version(self, container: Any) -> str | None:
         words = container.exec_run(["keepalived", "--version"]).output.decode(errors="replace")
@@ -274,7 +365,7 @@ class Vip:
         self._client.volumes.create(self.name, labels=labels)
         container = self._client.containers.create(
             self.vip.image,
-            ["keepalived", "--dont-fork", "--log-console", f"--use-file={ROOT}/{FILE}"],
+            self._command(),
             entrypoint=[],
             name=self.name,
             labels=labels,
@@ -302,6 +393,16 @@ class Vip:
         if container.status != "running" or container.attrs["State"]["StartedAt"] != started:
             last = container.logs(tail=5).decode(errors="replace").strip()
             raise Failed(f"{self.name} does not stay up: {last}", hint=f"docker logs {self.name}")
+
+
+def state_of(log: str, *, held: bool) -> str | None:
+    """The state of the node by what its Keepalived has written, of whose lives only the last counts; None if unknown.
+
+    One whose tracked scripts have not passed since it started is in FAULT, and says nothing of it.
+    """
+    _, started, now = log.rpartition("Starting Keepalived")
+    states = _STATE.findall(now)
+    return states[-1] if states else "MASTER" if held else "FAULT" if started else None
 
 
 def node_of(text: str) -> int:

@@ -66,8 +66,9 @@ class Pings:
 class Requests:
     """GET requests, each on a connection of its own; who answered them, in the order in which they were sent."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, path: str) -> None:
         self.address = address
+        self.path = path
         self.answers: list[str] = []
         self.last = ""
         self.threads: list[threading.Thread] = []
@@ -81,9 +82,11 @@ class Requests:
     def ask(self, number: int) -> None:
         connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/", headers={"Connection": "close"})
-            answer = self.answers[number] = connection.getresponse().read().decode().strip()
-            if answer != self.last:
+            connection.request("GET", self.path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            body = response.read().decode().strip()
+            answer = self.answers[number] = body if response.status == 200 else ""
+            if answer and answer != self.last:
                 self.last = answer
                 print("answers", answer, flush=True)
 
@@ -106,10 +109,10 @@ def turns(answers: list[str]) -> list[str]:
     return seen
 
 
-def main(address: str) -> None:
+def main(address: str, path: str = "/") -> None:
     stop, done = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    pings, requests = Pings(address), Requests(address)
+    pings, requests = Pings(address), Requests(address, path)
     receiver = threading.Thread(target=pings.receive, args=(done,), daemon=True)
     receiver.start()
     due = time.monotonic()
@@ -141,4 +144,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

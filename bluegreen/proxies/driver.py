@@ -7,7 +7,7 @@ import difflib
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from bluegreen.certificate import Pair
@@ -55,6 +55,8 @@ class Driver(ABC):
         """The directory of the certificates and keys of all services."""
         self._live = settings.proxy.live
         self._version = ""
+        self.tell: Callable[[int], object] = lambda number: None
+        """Is called with the number of a switch once it is committed, and with 0 once there is none any more."""
         self._leaving: set[int] | None = None
         """The workers from before this run's last reload; None when another run made it, or nobody."""
 
@@ -167,6 +169,7 @@ class Driver(ABC):
         self._agent.connect(endpoint, timeout=timeout)
 
     def remove(self) -> list[str]:
+        self.tell(0)
         services = self._place.service_files(self.suffix)
         last, running = set(services) <= {self._service}, self._place.running()
         if running:  # the files first: whoever dies in the middle leaves none that a new proxy would find and serve by
@@ -371,6 +374,8 @@ class Driver(ABC):
 
     def _write_record(self, record: SwitchRecord) -> None:
         self._agent.write(f"{self._state}/record", record.to_json() + "\n")
+        if record.committed:
+            self.tell(record.number)
 
     def _running_version(self) -> str:
         """The version of the proxy that runs, or of the image while none does; such as 1.30.6."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from bluegreen.errors import Failed
+from bluegreen.errors import Failed, HostLost
 from bluegreen.hosts import Host, Hosts, agree, told
 from bluegreen.model import Colour, Counts, Endpoint, Event, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
@@ -37,6 +37,8 @@ class HostsProxy:
         hosts = self._hosts.there
         states = self._hosts.each(lambda host: host.proxy.observe(), hosts)
         state, behind = agree({host.name: state for host, state in zip(hosts, states, strict=True)})
+        records = {host.name: state.record for host, state in zip(hosts, states, strict=True)}
+        self._hosts.numbers = {name: each.number for name, each in records.items() if each and each.committed}
         self._hosts.behind.clear()
         self._hosts.behind.update(behind)
         return state
@@ -152,6 +154,8 @@ def _whose(host: Host, work: Callable[[], None]) -> None:
     """The work, whose failure tells where it was."""
     try:
         work()
+    except HostLost:  # it names the one that is gone, which may be another
+        raise
     except Failed as error:
         error.message = f"{host.name}: {error.message}"
         raise

@@ -92,7 +92,7 @@ class VipTable(Table):
     peers: Annotated[tuple[Annotated[str, AfterValidator(_plain_ip)], ...], LIST, AfterValidator(distinct)] = Field(
         default=(),
         description="The nodes' own addresses in the order of `priorities`, for networks without multicast."
-        " Default: multicast.",
+        " With `hosts` a node that missed a switch learns it from these. Default: multicast.",
     )
     image: Image = Field(
         default="bluegreen-lab/keepalived",

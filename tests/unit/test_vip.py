@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bluegreen.cli import main
 from bluegreen.console import Console
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.settings import Settings, parse
-from bluegreen.vip import check_command, node_of, parse_view, render
+from bluegreen.vip import asks, check_command, node_of, parse_view, render, state_of
 
 LEAST = {"address": "192.168.100.250", "interface": "eth1"}
 
@@ -159,6 +160,15 @@ def test_a_file_says_whose_it_is() -> None:
     assert node_of("") == 0
 
 
+def test_the_state_is_that_of_the_life_that_keepalived_has_now() -> None:
+    begins, master = "10:00: Starting Keepalived v2.2.7\n", "10:01: (VI_51) Entering MASTER STATE\n"
+    assert state_of(begins + master, held=True) == "MASTER"
+    assert state_of(begins + master + begins, held=False) == "FAULT"
+    assert state_of(begins + master + begins + master.replace("MASTER", "BACKUP"), held=False) == "BACKUP"
+    assert state_of("long after it began\n", held=True) == "MASTER"
+    assert state_of("long after it began\n", held=False) is None
+
+
 def test_a_file_that_changed_has_another_first_line() -> None:
     one, other = render(having()), render(having(router_id=52))
     assert one.partition("\n")[0] != other.partition("\n")[0]
@@ -222,6 +232,49 @@ def test_the_status_of_a_node_is_said_in_lines(capsys: pytest.CaptureFixture[str
         "10.0.0.9 is not held here (eth1, router id 51)",
         "  bluegreen-vip-10.0.0.9 is not there",
     ]
+
+
+def test_of_several_hosts_each_has_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"name": "bluegreen-vip-10.0.0.9", "address": "10.0.0.9", "interface": "eth1", "router_id": 51}
+    node = {"held": True, "exists": True, "running": True, "node": 1, "priority": 200, "state": "MASTER"}
+    more = {"version": "2.2.7", "current": True, "complaint": None, "switch": 7}
+    rows = [
+        {"host": "one", "unreachable": None} | state | node | more,
+        {"host": "two", "unreachable": "no route to host"},
+    ]
+    Console().vip(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "one: 10.0.0.9 is held here (eth1, router id 51)",
+        "  bluegreen-vip-10.0.0.9 runs, node 1 of priority 200, MASTER (Keepalived 2.2.7)",
+        "two can't be reached: no route to host",
+    ]
+    Console(as_json=True).vip(rows)
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+HOSTS = ["ssh://root@one", "ssh://root@two"]
+PEERS = ["10.0.0.1", "10.0.0.2"]
+
+
+def with_hosts(**vip: Any) -> Settings:
+    raw = {"service": "shop", "app": {"port": 9000}, "hosts": HOSTS, "vip": LEAST | {"peers": PEERS} | vip}
+    return parse(raw)
+
+
+def test_nodes_of_several_hosts_ask_each_other_for_their_switches() -> None:
+    file = render(with_hosts(), 2, contained=True)
+    assert {"switches", "init_fail", 'script "/usr/bin/perl /bluegreen/switches.pl check"'} <= statements(file)
+
+
+def test_nobody_is_asked_on_one_engine_or_where_it_is_not_known_who_the_others_are() -> None:
+    assert not asks(having(peers=PEERS))
+    assert not asks(with_hosts(peers=[]))
+    for settings in (having(peers=PEERS), with_hosts(peers=[])):
+        assert "switches" not in render(settings, contained=True)
+
+
+def test_a_keepalived_that_is_installed_on_the_host_has_nothing_to_ask_with() -> None:
+    assert "switches" not in render(with_hosts(), 2)
 
 
 def statements(file: str) -> set[str]:
