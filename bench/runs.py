@@ -37,7 +37,7 @@ def own_time(ground: Ground) -> Section:
         " all of it, is in the last column but one. Nothing is in flight, so that there is nothing to drain.",
         ["", "runs", "own, s", "bare calls, s", "ratio", "whole command, s", "memory, MB"],
     )
-    turns = ground.pick(7, 2)
+    turns = ground.pick(5, 2)
     memory: list[float] = []
     for proxy in ground.proxies:
         for action in ("deploy", "rollback"):
@@ -113,7 +113,7 @@ def _rollback(service: Service) -> Ran:
 
 def seen_ready(ground: Ground) -> Section:
     """From an app's first right answer, by somebody who asks every few milliseconds, until the probe has seen it."""
-    turns = ground.pick(8, 2)
+    turns = ground.pick(6, 2)
     section = Section(
         "An app that is ready is seen as ready",
         "From the first right answer that somebody got who asked the new container every 5 ms, to the end of the step"
@@ -221,7 +221,7 @@ def far_engine(ground: Ground) -> Section:
 
 def replicas(ground: Ground) -> Section:
     """The time of a deploy over the number of replicas."""
-    counts = (1, 5) if ground.quick else (1, 5, 10, 25, 50)
+    counts = (1, 5) if ground.quick else (1, 10, 50)
     section = Section(
         "Replicas",
         "A deploy's own time with an app that costs next to nothing; the old replicas are stopped and removed in it."

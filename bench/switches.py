@@ -148,7 +148,7 @@ def under_load(ground: Ground) -> Section:
             lambda: peers.recreate(ground),
         ]
     rate = float(ground.pick(1200, 600))
-    turns, each = ground.pick(2, 1), ground.pick(5, 2)
+    turns, each = ground.pick(2, 1), ground.pick(4, 2)
     found: dict[str, Seen] = {}
     with contextlib.ExitStack() as stack:
         subjects: list[Switched] = [stack.enter_context(make()) for make in makers]
@@ -180,7 +180,8 @@ def _section(found: dict[str, Seen], count: int, rate: float) -> Section:
         " for the script and Compose, which replace containers too. The times count from the moment when the switch"
         " was called (of bluegreen: when its step `switch` began, which writes and checks the proxy's files first);"
         " stale is what was sent after it had returned, and answered by the old release. p99 is that of requests for"
-        " the version within 1 s of a switch, and of all others.",
+        " the version within 1 s of a switch, and of all others. The longer runs of `make soak` are in"
+        " [docs/zero-loss.md](../docs/zero-loss.md).",
         [
             "",
             "failed / requests",
@@ -253,7 +254,7 @@ def far_clients(ground: Ground) -> Section:
             lambda: peers.nginx_reload(ground, NGINX_OLD),
             lambda: peers.haproxy_reload(ground),
         ]
-    turns, each = ground.pick(2, 1), ground.pick(3, 1)
+    turns, each = ground.pick(2, 1), ground.pick(2, 1)
     found: dict[str, Seen] = {}
     with contextlib.ExitStack() as stack:
         jobs = {}
@@ -318,8 +319,8 @@ def by_hand(ground: Ground) -> Section:
         " in turn, while about 400 requests/s ask who answers. Times count from the call.",
         ["", "flips", "first new, ms", "last old sent, ms", "returned, ms", "stale"],
     )
-    count = ground.pick(15, 3)
-    for proxy in (NGINX, HAPROXY):
+    count = ground.pick(12, 3)
+    for proxy in ground.proxies:
         with ground.service(proxy, "live", old="standby") as service:
             service.command_of("deploy", "v1")
             service.command_of("deploy", "v2")

@@ -21,7 +21,7 @@ TIME, MEMORY = 1.5, 1.3
 
 def several_hosts(ground: Ground) -> Section:
     """A deploy on one host and on six, in turn."""
-    count, turns = ground.pick(MOST, 2), ground.pick(4, 1)
+    count, turns = ground.pick(MOST, 2), ground.pick(3, 1)
     section = Section(
         "Several hosts",
         f"A deploy on one host and on {count}, in turn, with an app that costs next to nothing. Each host is a"
