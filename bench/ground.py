@@ -215,6 +215,7 @@ def ground(*, quick: bool) -> Iterator[Ground]:
             fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError("another benchmark runs on this machine, and would be measured too") from None
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users' machines keep byte code
         os.environ["PYTHONPATH"] = os.fspath(REPOSITORY)  # also for the command as it is installed
         fcntl.flock(sessions, fcntl.LOCK_SH)  # a test run that begins meanwhile takes nothing of ours for remains
         sweep_bench(client)

@@ -149,8 +149,10 @@ def _first_right(address: str, release: str):  # type: ignore[no-untyped-def]
 
     def look() -> None:
         while not over.is_set() and not found:
-            connection = http.client.HTTPConnection(address, 9000, timeout=0.5)
+            connection = http.client.HTTPConnection(address, 9000, timeout=0.03)  # nobody may be there yet
             with contextlib.suppress(OSError, http.client.HTTPException):
+                connection.connect()
+                connection.sock.settimeout(5)
                 connection.request("GET", "/version")
                 if connection.getresponse().read().strip() == right:
                     found.append(time.time())

@@ -111,6 +111,7 @@ def start_up(ground: Ground) -> Section:
         ["", "ms", "against", "ms", "ratio"],
     )
     with no_engine(directory) as engine:
+        define = "beside click nothing is loaded but json and the commands' own module; the rest is to define them."
         for option in ("--version", "--help"):
             found = in_turn(
                 turns,
@@ -119,7 +120,7 @@ def start_up(ground: Ground) -> Section:
                     "empty": lambda option=option: whole([*empty, option], directory),
                 },
             )
-            _row(section, f"`bluegreen {option}`", found["ours"], "an empty click program", found["empty"], 1.5, "")
+            _row(section, f"`bluegreen {option}`", found["ours"], "an empty click program", found["empty"], 1.5, define)
         commands = {"status": ["status"], "rollback": ["rollback"], "deploy": ["deploy", "v1"]}
         jobs = {
             name: (lambda words=words: first_call(bluegreen(*words), directory, engine))

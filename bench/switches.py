@@ -175,7 +175,7 @@ def _section(found: dict[str, Seen], count: int, rate: float) -> Section:
     section = Section(
         "Switches under load",
         f"50 keep-alive, 10 fresh, 6 slow (3 s) and 2 streaming clients that never retry, {number(rate)} requests/s at"
-        f" most, a fifth of those on kept connections POST; {count} switches each, in turns. bluegreen's switches are"
+        f" most, a fifth of those on kept connections POST; switches of each, in turns: {count}. bluegreen's are"
         " whole deploys, with the old containers removed; those by hand only point the proxy at another container, but"
         " for the script and Compose, which replace containers too. The times count from the moment when the switch"
         " was called (of bluegreen: when its step `switch` began, which writes and checks the proxy's files first);"
@@ -268,7 +268,7 @@ def far_clients(ground: Ground) -> Section:
     section = Section(
         "Clients that are 20 ms away",
         f"200 clients with a kept connection each and 5 requests/s, behind a relay with a round trip of 20 ms;"
-        f" {turns * each} switches each, in turns. A proxy that closes idle connections as it reloads loses the"
+        f" switches of each, in turns: {turns * each}. A proxy that closes idle connections as it reloads loses the"
         " requests that cross the close.",
         ["", "failed / requests", "how", "failed a switch"],
     )
@@ -319,7 +319,7 @@ def by_hand(ground: Ground) -> Section:
         " in turn, while about 400 requests/s ask who answers. Times count from the call.",
         ["", "flips", "first new, ms", "last old sent, ms", "returned, ms", "stale"],
     )
-    count = ground.pick(12, 3)
+    count = ground.pick(12, 4)
     for proxy in ground.proxies:
         with ground.service(proxy, "live", old="standby") as service:
             service.command_of("deploy", "v1")
