@@ -8,6 +8,7 @@ Exit status 1: a count that must be 0 is not. 2: a measurement failed.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -63,6 +64,7 @@ def main() -> int:
     if unknown := set(chosen) - set(known):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves nothing behind
     began = time.monotonic()
     sections: list[Section] = []
     broken = []
