@@ -7,7 +7,8 @@ PYTEST := .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images ci-local browser terminal ci test lint test-unit test-contract test-integration demo demo-down soak clean
+.PHONY: help lab engine images ci-local browser terminal ci test lint test-unit test-contract test-integration demo demo-down \
+	soak bench bench-quick bench-images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +67,15 @@ demo-down: .venv/.stamp ## remove what the demo left
 soak: .venv/.stamp engine images ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
 	@bench/crash
+
+bench-images: .venv/.stamp engine images
+	@lab/images bluegreen-lab/wrk bluegreen-lab/caddy bluegreen-lab/compose
+
+bench: bench-images ## measure bluegreen and its peers, within 30 minutes; writes bench/RESULTS.md and its plots anew
+	@.venv/bin/python bench/run.py
+
+bench-quick: bench-images ## the same with fewer turns and fewer peers, within 4 minutes; writes below .lab/bench
+	@.venv/bin/python bench/run.py --quick
 
 clean: ## remove .venv, caches and build output (containers and images stay)
 	rm -rf .venv .lab .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

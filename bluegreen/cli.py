@@ -25,9 +25,6 @@ class Cli(click.Group):
     """Maps every error to the exit code that README promises."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        from bluegreen.console import Console
-
-        console = Console(as_json="--json" in sys.argv[1:])
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -36,18 +33,25 @@ class Cli(click.Group):
             error.show()
             sys.exit(2)
         except BluegreenError as error:
-            console.error(_logged(error) if isinstance(error, Unexpected) else error)
+            _console().error(_logged(error) if isinstance(error, Unexpected) else error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            console.error(Interrupted("interrupted", hint="bluegreen status"))
+            _console().error(Interrupted("interrupted", hint="bluegreen status"))
             sys.exit(Interrupted.exit_code)
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has gone, and wants no words about it
             sys.exit(1)
         except Exception as error:
-            console.error(_logged(Unexpected(error)))
+            _console().error(_logged(Unexpected(error)))
             sys.exit(Unexpected.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _console() -> Any:
+    """Loaded only where there is something to say: --help and --version have no need of it."""
+    from bluegreen.console import Console
+
+    return Console(as_json="--json" in sys.argv[1:])
 
 
 def _logged(error: Unexpected) -> Unexpected:

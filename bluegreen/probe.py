@@ -16,7 +16,11 @@ from bluegreen.settings import Settings
 from bluegreen.words import indent, plain
 
 FIRST = 0.05
-"""Seconds until the second try; it grows to `probe.interval` while nothing changes."""
+"""Seconds until the second try."""
+
+PATIENCE = 0.05
+"""The part of the time waited so far that the next wait takes, up to `probe.interval`: what starts fast is seen at
+once, and what starts slowly is not asked all the time."""
 
 IN_A_ROW = 0.02
 """Seconds between tries once an answer was right: a rollback waits for them."""
@@ -106,10 +110,15 @@ def wait_until_right(
         counts({"tries": tries, "in_a_row": in_a_row, "wanted": settings.probe.successes, "reason": reason})
         return in_a_row >= settings.probe.successes
 
+    def pause(state: tenacity.RetryCallState) -> float:
+        if in_a_row:
+            return IN_A_ROW
+        return min(settings.probe.interval, max(FIRST, PATIENCE * (state.seconds_since_start or 0.0)))
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda ready: not ready),
         stop=tenacity.stop_after_delay(timeout),
-        wait=lambda state: IN_A_ROW if in_a_row else min(settings.probe.interval, FIRST * 1.2**state.attempt_number),
+        wait=pause,
         sleep=time.sleep,
     )
     try:

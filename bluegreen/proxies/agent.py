@@ -71,6 +71,14 @@ class Agent:
     def exists(self, path: str) -> bool:
         return self.call("exists", path) == b"1"
 
+    def read_there(self, paths: Iterable[str]) -> dict[str, str]:
+        """What those of the files hold that exist, for two round trips at most."""
+        wanted = list(paths)
+        found = self._all(*(("exists", path) for path in wanted)) if wanted else []
+        there = [path for path, exists in zip(wanted, found, strict=True) if exists == b"1"]
+        texts = self._all(*(("read", path) for path in there)) if there else []
+        return {path: text.decode(errors="replace") for path, text in zip(there, texts, strict=True)}
+
     def tally(self, log: str, wanted: str) -> dict[str, int]:
         """How often each line was written to a log since this agent began to look at it.
 
@@ -126,24 +134,24 @@ class Agent:
 
     def call(self, verb: str, *arguments: str) -> bytes:
         """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""
-        line = " ".join([verb, *(quote(argument, safe="/:=.,-_") for argument in arguments)]).encode() + b"\n"
+        [data] = self._all((verb, *arguments))
+        return data
+
+    def _all(self, *calls: Sequence[str]) -> list[bytes]:
+        """What several verbs give, each with its arguments, for one round trip; else as `call`."""
+        lines = (" ".join(_quoted(word) for word in each).encode() + b"\n" for each in calls)
         with self._lock:
             try:
                 session = self._session or self._start()
-                session.send(line)
-                answer = session.read_line()
-                state, _, length = answer.partition(b" ")
-                if state not in (b"ok", b"error") or not length.isdigit():
-                    # What the engine says where a container dies before the process in it has begun.
-                    words = answer.decode(errors="replace").strip()
-                    raise SessionEnded(f"the process at the proxy's place did not start: {words}")
-                data = session.read(int(length))
+                session.send(b"".join(lines))
+                answers = [_answer(session) for _ in calls]
             except BaseException:  # an answer that was not read whole would be taken for that of the next call
                 self._close()
                 raise
-        if state != b"ok":
-            raise AgentError(data.decode(errors="replace"))
-        return data
+        for state, data in answers:
+            if state != b"ok":
+                raise AgentError(data.decode(errors="replace"))
+        return [data for _, data in answers]
 
     def close(self) -> None:
         with self._lock:
@@ -158,6 +166,21 @@ class Agent:
         if self._session:
             self._session.close()
             self._session = None
+
+
+def _quoted(word: str) -> str:
+    return quote(word, safe="/:=.,-_")
+
+
+def _answer(session: Talk) -> tuple[bytes, bytes]:
+    """Whether a verb did what it was asked (ok, error), and what it gives, or why not."""
+    answer = session.read_line()
+    state, _, length = answer.partition(b" ")
+    if state not in (b"ok", b"error") or not length.isdigit():
+        # What the engine says where a container dies before the process in it has begun.
+        words = answer.decode(errors="replace").strip()
+        raise SessionEnded(f"the process at the proxy's place did not start: {words}")
+    return state, session.read(int(length))
 
 
 class _Recorded:

@@ -296,7 +296,8 @@ class Driver(ABC):
             path: content if content is None or self._is_secret(path) else sealed(content)
             for path, content in self._files(text).items()
         }
-        old = {path: self._agent.read(path) if self._agent.exists(path) else None for path in files}
+        there = self._agent.read_there(files)
+        old = {path: there.get(path) for path in files}
         if files == old and self._serving()[0] == stamp:
             return
         changed = {path: content for path, content in files.items() if content != old[path]}

@@ -301,6 +301,18 @@ def test_a_log_does_not_grow_for_ever(agent: Agent, tmp_path: Path) -> None:
             assert log.stat().st_size == 0
 
 
+@needs_perl
+def test_files_are_read_together_those_that_are_there(agent: Agent, tmp_path: Path) -> None:
+    here, empty, gone = (os.fspath(tmp_path / name) for name in ("here", "empty", "gone"))
+    agent.write(here, "words\nmore\n")
+    agent.write(empty, "")
+    assert agent.read_there([empty, gone, here]) == {empty: "", here: "words\nmore\n"}
+    assert agent.read_there([gone]) == agent.read_there([]) == {}
+    with pytest.raises(AgentError, match="No such file"):
+        agent._all(("read", gone), ("read", here))
+    assert agent.read(here) == "words\nmore\n", "every answer was read, so that the next call gets its own"
+
+
 def test_what_is_there_and_what_is_not(agent: Agent, tmp_path: Path) -> None:
     path = os.fspath(tmp_path / "file")
     assert not agent.exists(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -47,6 +47,9 @@ class Agent:
         if path not in self.files:
             raise AgentError(f"{path}: No such file or directory")
         return self.files[path]
+
+    def read_there(self, paths: Iterable[str]) -> dict[str, str]:
+        return {path: self.read(path) for path in paths if self.exists(path)}
 
     def exists(self, path: str) -> bool:
         self._call()

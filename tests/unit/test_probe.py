@@ -151,6 +151,7 @@ def test_the_first_tries_come_quickly_and_then_at_the_interval(clock: Clock) -> 
     assert 0.05 <= gaps[0] <= 0.07
     assert gaps == sorted(gaps)
     assert gaps[-1] == 0.2
+    assert all(gap <= 0.06 for gap, at in zip(gaps, moments[1:], strict=True) if at - moments[0] < 1.0)
 
 
 def test_at_the_time_out_the_last_reason_is_told(clock: Clock) -> None:

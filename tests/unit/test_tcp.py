@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,9 @@ class Nobody:
 
     def run(self, *command: str) -> tuple[int, str]:
         return 0, "configure arguments: --modules-path=/usr/lib/nginx/modules --with-stream=dynamic"
+
+    def read_there(self, paths: Iterable[str]) -> dict[str, str]:
+        return {}
 
     def exists(self, path: str) -> bool:
         return False
