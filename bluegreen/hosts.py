@@ -163,7 +163,8 @@ def _truth(records: Sequence[SwitchRecord]) -> SwitchRecord | None:
     """The record that holds for all: the latest, but that of the unfinished run if there is one."""
     if not records:
         return None
-    latest = max(records, key=lambda record: (record.number, record.committed))
+    # Where some were left out by turns, two runs may have had the same number.
+    latest = max(records, key=lambda record: (record.number, record.committed, record.at))
     if latest.committed and not latest.undone:
         return latest
     # It had not committed, or was being undone: where the undo did not come, it is unfinished still.
@@ -186,6 +187,8 @@ def _behind(truth: SwitchRecord, state: ProxyState) -> str:
         return f"its switch {record.number} is older than {truth.number}"
     if not record.committed:
         return f"its switch {record.number} is not committed"
+    if record.run != truth.run:
+        return f"its switch {record.number} is that of another run, {record.run}"
     return "" if state.colour is truth.to_colour else f"it serves {state.colour or 'nothing'}, not {truth.to_colour}"
 
 

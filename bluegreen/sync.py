@@ -26,10 +26,10 @@ def bring(settings: Settings, host: Host, live: Slot, record: SwitchRecord, emit
     serving = observed.live
     if serving and serving.colour is live.colour and not _same(serving, live):
         # What it serves stands in the very colour that is wanted: it makes room by way of the other one.
-        _move(settings, host, observed, live, live.colour.other, record.number - 1, emit)
+        _move(settings, host, observed, live, live.colour.other, replace(record, number=record.number - 1), emit)
         observed = _look(host)
     if observed.proxy.colour is not live.colour:
-        _move(settings, host, observed, live, live.colour, record.number, emit)
+        _move(settings, host, observed, live, live.colour, record, emit)
         words = f"{live.release} serves there now" + (f", in the place of {serving.release}" if serving else "")
     else:
         host.runtime.keep(live.colour)
@@ -53,10 +53,11 @@ def _move(
     observed: Observed,
     live: Slot,
     colour: Colour,
-    number: int,
+    record: SwitchRecord,
     emit: Callable[[Event], None],
 ) -> None:
-    """The host serves the release in this colour, and what it served before has ended, or is its standby."""
+    """The host serves the release in this colour, with the record's number and run; what it served before has ended,
+    or is its standby."""
     old = observed.live
     plan = Plan(
         action="deploy",
@@ -66,7 +67,7 @@ def _move(
         from_colour=old.colour if old else None,
         from_release=old.release if old else None,
         before=live.before,
-        number=number,
+        number=record.number,
     )
     run = Run(live.run, settings, host.runtime, host.proxy, observed, plan, live.release, emit)
     standing = observed.slots.get(colour)
@@ -83,7 +84,7 @@ def _move(
         raise
     assert run.record is not None
     host.runtime.keep(colour)
-    host.proxy.commit(replace(run.record, committed=True))
+    host.proxy.commit(replace(run.record, run=record.run, committed=True))
     if old:
         for step in (Drain(), Retire()):
             emit(Event(step.name, "progress", host.name, detail=step.do(run)))

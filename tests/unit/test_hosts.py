@@ -181,6 +181,21 @@ def test_a_host_that_is_away_before_is_refused_and_left_out_when_asked_and_broug
     assert hosts.type("sync")["result"] == ["every host serves what is live"]
 
 
+def test_hosts_that_were_left_out_by_turns_are_brought_to_the_latest_of_them() -> None:
+    hosts = hosts_of(SETTINGS["live"], "v1")
+    hosts.options = Options(witness=False, skip_unreachable=True)
+    for away, release in (({"one", "two"}, "v2"), ({"three"}, "v3")):
+        hosts.away = set(away)
+        hosts.type(f"deploy {release}")
+    hosts.away.clear()
+    assert hosts.live() == {"one": "v3", "two": "v3", "three": "v2"}
+    numbers = [(world.proxy or {})["shop"].record.number for world in hosts.worlds.values()]
+    assert numbers == [2, 2, 2]
+    assert "is that of another run" in hosts.service().status()["hosts"][2]["behind"]
+    hosts.type("sync", harmless(hosts))
+    hosts.agreed("v3")
+
+
 def test_a_host_that_is_new_gets_what_is_live() -> None:
     hosts = hosts_of(SETTINGS["live"], "v1", "v2")
     fresh = hosts_of(SETTINGS["live"]).worlds["three"]
