@@ -67,17 +67,29 @@ Check = Callable[["Service"], Iterator[Finding]]
 
 
 def examine(service: Service) -> list[Finding]:
-    """What every check finds, in a fixed order."""
-    found = []
+    """What every check finds, in a fixed order; of several hosts, what each is asked for stands there for each."""
+    found = [
+        Finding("hosts", ERROR, f"{name} can't be reached: {words}", "a deploy would be refused", "bluegreen status")
+        for name, words in service.unreachable.items()
+    ]
     for check in CHECKS:
-        name = check.__name__.strip("_").replace("_", " ")
-        try:
-            found += list(check(service))
-        except (BluegreenError, DockerException, OSError) as error:
-            words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
-            hint = error.hint if isinstance(error, BluegreenError) else ""
-            found.append(Finding(name, ERROR, words, "a deploy would fail here", hint))
+        if service.hosts is None or check not in OF_A_HOST:
+            found += _found(check, service)
+            continue
+        for host in service.hosts.members:
+            alone = replace(service, client=host.client, runtime=host.runtime, proxy=host.proxy, hosts=None)
+            found += [replace(each, check=f"{each.check} of {host.name}") for each in _found(check, alone)]
     return found
+
+
+def _found(check: Check, service: Service) -> list[Finding]:
+    name = check.__name__.strip("_").replace("_", " ")
+    try:
+        return list(check(service))
+    except (BluegreenError, DockerException, OSError) as error:
+        words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
+        hint = error.hint if isinstance(error, BluegreenError) else ""
+        return [Finding(name, ERROR, words, "a deploy would fail here", hint)]
 
 
 def engine(service: Service) -> Iterator[Finding]:
@@ -519,3 +531,6 @@ CHECKS: tuple[Check, ...] = (
     rollback,
     mounts,
 )
+
+OF_A_HOST = {engine, space, proxy, confinement, registry, mounts}
+"""What is asked of every host, where there are several."""

@@ -12,12 +12,14 @@ from fakes import Crash, quick_settings
 from harness import FULL
 from several import NAMES, Several, hosts_of, in_order, live_on, serves
 
+from bluegreen import doctor
+from bluegreen.doctor import Finding
 from bluegreen.errors import BluegreenError, Failed
 from bluegreen.hosts import Host, Hosts, agree
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
 from bluegreen.proxies.agent import Answer
 from bluegreen.proxies.hosts import HostsProxy
-from bluegreen.service import Options
+from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
@@ -334,3 +336,22 @@ def test_each_proxy_sends_to_its_own_host_or_to_all(upstreams: str) -> None:
 
 def runtime(name: str) -> Any:
     return SimpleNamespace(answers=lambda: True)
+
+
+def test_doctor_asks_every_host_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(service: Service) -> Iterator[Finding]:
+        yield Finding("engine", "ok", service.client.info()["ID"])
+
+    def hooks(service: Service) -> Iterator[Finding]:
+        yield Finding("hooks", "ok", "none")
+
+    monkeypatch.setattr(doctor, "CHECKS", (engine, hooks))
+    monkeypatch.setattr(doctor, "OF_A_HOST", {engine})
+    hosts = hosts_of(SETTINGS["live"], "v1")
+    hosts.away.add("two")
+    assert [(each.check, each.level, each.what) for each in doctor.examine(hosts.service())] == [
+        ("hosts", "error", "two can't be reached: no route to host"),
+        ("engine of one", "ok", "one"),
+        ("engine of three", "ok", "three"),
+        ("hooks", "ok", "none"),
+    ]

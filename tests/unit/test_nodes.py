@@ -20,6 +20,8 @@ from bluegreen.nodes import boot, examine, held, same_release
 from bluegreen.settings import parse
 
 SCRIPT = resources.files("bluegreen").joinpath("templates/switches.pl").read_bytes()
+IMPATIENT = SCRIPT.replace(b"PATIENCE => 4", b"PATIENCE => 2")
+assert IMPATIENT != SCRIPT
 
 
 class Node:
@@ -28,7 +30,7 @@ class Node:
     def __init__(self, directory: Path, port: int, own: int, *peers: int) -> None:
         self.directory = directory
         (directory / "switches").mkdir(parents=True)
-        (directory / "switches.pl").write_bytes(SCRIPT)
+        (directory / "switches.pl").write_bytes(IMPATIENT)
         self.lines = [f"port {port}", f"own 127.0.0.{own}", *(f"peer 127.0.0.{peer}" for peer in peers)]
         self.proxy("/bin/true")
         self._serving = subprocess.Popen(self._command("serve"))
