@@ -208,8 +208,8 @@ class Pull(Step):
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
         if observed.published and not observed.image:
             return f"pull {settings.content(plan.release.digest)}"
-        built = settings.registry.server and not observed.image
-        return f"pull {plan.image} on every host" if built and len(observed.hosts) > 1 else ""
+        pushed = settings.registry.server and not observed.published
+        return f"pull {plan.image} on every host" if pushed and len(observed.hosts) > 1 else ""
 
     def do(self, run: Run) -> str:
         assert run.registry is not None

@@ -41,7 +41,8 @@ class HostsRuntime:
     def image(self, reference: str) -> Image | None:
         found = self._hosts.each(lambda host: host.runtime.image(reference))
         if self._settings.registry.server and not all(found):
-            return None  # whoever has it not pulls it
+            built = found[0]  # where it is built, and pushed from; whoever has not got it pulls it
+            return built if built and not built.digest else None
         return next((image for image in found if image), None)
 
     def lacking(self, image: str) -> tuple[str, ...]:

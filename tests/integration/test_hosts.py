@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ import docker
 import httpx
 import pytest
 from aftermath import GENTLE, Followed
+from certificates import Authority
 from evidence import log
 from harness import FULL, IMAGES, PREFIX, TestService, eventually
 from hosts import Host, Ssh, releases, running_host, scanned, write_settings
@@ -321,3 +324,76 @@ def test_a_host_whose_app_died_still_answers_where_each_proxy_sends_to_all(three
     finally:
         for host in three:
             host.clear()
+
+
+@contextlib.contextmanager
+def registry(engine: docker.DockerClient, hosts: Sequence[Host], directory: Path) -> Iterator[str]:
+    """A registry in the hosts' network, which they trust; its address."""
+    hosts[0].container.reload()
+    [network] = hosts[0].container.attrs["NetworkSettings"]["Networks"]
+    address = f"{hosts[0].address.rpartition('.')[0]}.20"
+    authority = Authority(directory)
+    pair = authority.pair("registry", address)
+    container = engine.containers.create(
+        "registry:2",
+        labels={"bluegreen.test": PREFIX},
+        network=network,
+        environment={
+            "REGISTRY_HTTP_TLS_CERTIFICATE": "/certs/registry.crt",
+            "REGISTRY_HTTP_TLS_KEY": "/certs/registry.key",
+            "REGISTRY_STORAGE_DELETE_ENABLED": "true",
+        },
+    )
+    try:
+        container.put_archive("/", packed({f"certs/{path.name}": path.read_bytes() for path in pair}))
+        engine.networks.get(network).disconnect(container)
+        engine.networks.get(network).connect(container, ipv4_address=address)
+        container.start()
+        trusted = packed({f"etc/docker/certs.d/{address}:5000/ca.crt": authority.file.read_bytes()})
+        for host in hosts:
+            host.container.put_archive("/", trusted)
+        yield f"{address}:5000"
+    finally:
+        container.remove(force=True, v=True)
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_with_a_registry_an_image_is_pushed_once_and_pulled_by_all(
+    three: list[Host], engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    made = make(three, tmp_path)
+    with contextlib.ExitStack() as stack:
+        for host in three:
+            stack.callback(host.clear)
+        server = stack.enter_context(registry(engine, three, tmp_path))
+        file = made.directory / "bluegreen.toml"
+        file.write_text(f'{file.read_text()}\n[registry]\nserver = "{server}"\n')
+        with three[0].engine() as client:  # where it is built; here it is as if it had been
+            for release in ("v1", "v2"):
+                client.images.get(f"{IMAGES}:{release}").tag(f"{server}/{IMAGES}", release)
+        first, second = made.deploy("v1"), made.deploy("v2")
+        for receipt in (first, second):
+            wanted = ("push", "pull", "copy")
+            steps = [(step["step"], step["host"]) for step in receipt["steps"] if step["step"] in wanted]
+            assert steps[0] == ("push", "3 hosts")
+            assert set(steps[1:]) == {("pull", name) for name in (*NAMES, "3 hosts")}
+            assert receipt["digest"].startswith("sha256:")
+        made.agreed("v2")
+        assert made.rollback()["to"] == "v1"
+        made.agreed("v1")
+        with three[2].engine() as client:
+            for image in client.images.list(f"{server}/{IMAGES}"):
+                if f"{server}/{IMAGES}:v2" in image.tags:
+                    client.images.remove(image.id, force=True)
+        # One that has lost the image pulls it again.
+        assert [step["step"] for step in made.deploy("v2")["steps"]].count("pull") == 4
+        made.agreed("v2")
