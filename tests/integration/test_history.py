@@ -79,7 +79,7 @@ def test_damage_is_shown_and_stops_nothing(make_service: Make, engine: docker.Do
     # Somebody else's container stands in its place.
     engine.containers.get(f"bluegreen-history-{service.name}").remove()
     foreign = engine.containers.create("nginx:stable", name=f"bluegreen-history-{service.name}")
-    assert "history  not told of this run: the container" in service.ok("deploy", "v3").out
+    assert "history     not told of this run: the container" in service.ok("deploy", "v3").out
     assert service.live() == "v3"
     assert service.run("history").code == 1
     service.ok("down", "--yes")
