@@ -60,12 +60,12 @@ def test_every_end_is_told_and_a_chat_that_hangs_or_is_away_changes_none(make_se
     service.env["BLUEGREEN_SLACK"] = f"{chat.url}/hangs"
     ran = service.run("deploy", "v4-exits")
     assert ran.code == 1
-    assert "slack    not told of this run: no answer within" in ran.out
+    assert "slack       not told of this run: no answer within" in ran.out
     assert (chat.told[1]["to"], chat.told[1]["result"]) == ("v4-exits", "undone")
 
     service.env["BLUEGREEN_SLACK"] = "http://127.0.0.1:9/secret"
     ran = service.ok("deploy", "v2")
-    assert "slack    not told of this run: ConnectError" in ran.out
+    assert "slack       not told of this run: ConnectError" in ran.out
     assert "secret" not in ran.text
     assert service.live() == "v2"
     assert len(chat.told) == 3
