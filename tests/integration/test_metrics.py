@@ -103,7 +103,7 @@ def test_an_influxdb_that_goes_away_is_a_warning(make_service: Make, influxdb: I
     service.deploy("v1")
     influxdb.container.stop(timeout=5)
     ran = service.ok("deploy", "v2")
-    assert f"influxdb not told of this run: {influxdb.url} can't be reached" in ran.out
+    assert f"influxdb    not told of this run: {influxdb.url} can't be reached" in ran.out
     assert service.live() == "v2"
     influxdb.container.start()
     eventually(influxdb._answers, "the InfluxDB does not answer")
@@ -112,7 +112,7 @@ def test_an_influxdb_that_goes_away_is_a_warning(make_service: Make, influxdb: I
         ran = service.ok("rollback")
     finally:
         influxdb.container.unpause()
-    assert "influxdb not told of this run: " in ran.out
+    assert "influxdb    not told of this run: " in ran.out
     assert service.live() == "v1"
     service.deploy("v3")
     eventually(lambda: bool(influxdb.rows("SELECT * FROM bluegreen_run WHERE \"release\" = 'v3'")), "v3's run")
