@@ -18,6 +18,7 @@ from bluegreen.lock import Lock
 from bluegreen.model import Event
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
+from bluegreen.swarm_lock import SwarmLock
 
 PATIENCE = 60.0
 """Seconds for which an engine that went away is waited for; a restart takes 1 to 30, with all containers to stop."""
@@ -77,7 +78,7 @@ def interrupts() -> Iterator[Interrupts]:
             signal.signal(number, action)
 
 
-def execute(run: Run, lock: Lock | HostsLock, state: Interrupts) -> None:
+def execute(run: Run, lock: Lock | HostsLock | SwarmLock, state: Interrupts) -> None:
     """The plan has run to its end; what could not be cleaned up after the commit stands in `run.leftover`.
 
     Raises the error of the step that failed, after all has been undone, or NeedsPerson if that did not succeed.

@@ -51,6 +51,8 @@ class Endpoint:
     """On which of several hosts: the same address may be there on each."""
     public: str = field(default="", compare=False)
     """Where the other hosts reach it, address:port; empty if they don't."""
+    follows: str = field(default="", compare=False)
+    """The name under which Swarm's DNS has its service's tasks, wherever they are moved; empty if it has none."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address

@@ -131,6 +131,8 @@ def wait_until_right(
 def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Failed:
     """The error for a replica that runs no more, with what it wrote last."""
     ending = f"{release} ended with exit code {replica.exit_code}"
+    if replica.exit_code is None:
+        ending = f"{release} does not run: {replica.status}"
     if replica.out_of_memory:
         ending = f"{release} was killed by its memory limit: app.memory is too little for it"
     hint = loosened_by(log, settings.app)

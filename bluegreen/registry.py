@@ -152,7 +152,7 @@ class Registry:
 
         def ask() -> str:
             try:
-                answer = self._api.inspect_distribution(reference, auth_config=self._auth())
+                answer = self._api.inspect_distribution(reference, auth_config=self.auth())
             except APIError as error:
                 return self._absent(error, reference)
             return str(answer["Descriptor"]["digest"])
@@ -185,7 +185,7 @@ class Registry:
 
         def send() -> str:
             digest = ""
-            start = partial(self._api.push, repository, tag=tag, stream=True, decode=True, auth_config=self._auth())
+            start = partial(self._api.push, repository, tag=tag, stream=True, decode=True, auth_config=self.auth())
             for item in self._read(start, "push", reference, progress, counts):
                 digest = item.get("aux", {}).get("Digest") or digest
             if not digest:
@@ -201,7 +201,7 @@ class Registry:
         """
 
         def fetch() -> None:
-            start = partial(self._api.pull, reference, stream=True, decode=True, auth_config=self._auth())
+            start = partial(self._api.pull, reference, stream=True, decode=True, auth_config=self.auth())
             for _ in self._read(start, "pull", reference, progress, counts):
                 pass
 
@@ -234,7 +234,8 @@ class Registry:
             self._found, self._looked = credentials(self._settings, self._environ), True
         return self._found
 
-    def _auth(self) -> dict[str, str]:
+    def auth(self) -> dict[str, str]:
+        """What the registry is asked with: a username and a password; nothing if there are none."""
         found = self._credentials()
         return {"username": found.user, "password": found.password} if found else {}
 

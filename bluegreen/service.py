@@ -57,15 +57,18 @@ from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import address, address_of, connect
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.runtimes.hosts import HostsRuntime
+from bluegreen.runtimes.swarm import Managers, Node, SwarmRuntime
 from bluegreen.secret import Secrets, read_secrets
 from bluegreen.settings import EngineTable, Settings
 from bluegreen.steps import PreBuild, Run, finish, is_standby, recover, verify
+from bluegreen.swarm_lock import SwarmLock
 from bluegreen.sync import bring
 from bluegreen.vip import Vip, asks, holds
 from bluegreen.witness import Witness
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
+AnyLock = Lock | HostsLock | SwarmLock
 Emit = Callable[[Event], None]
 Planner = Callable[[Observed], Plan]
 
@@ -113,6 +116,8 @@ class Service:
     """The hosts, if the settings name them."""
     unreachable: dict[str, str] = field(default_factory=dict)
     """Those of them whose engine did not answer at the start, each with why."""
+    swarm: SwarmRuntime | None = None
+    """The runtime, if it is a swarm."""
 
     @classmethod
     @contextmanager
@@ -131,6 +136,8 @@ class Service:
             service.secrets, service.unreachable = secrets, unreachable
             if settings.hosts:
                 service._become_several(Hosts(members))
+            if settings.runtime == "swarm":
+                service._become_swarm(members)
             service.webhooks = notify.find(settings)
             yield service
 
@@ -140,6 +147,14 @@ class Service:
         self.proxy = HostsProxy(hosts, self.settings, last=partial(holds, settings=self.settings))
         self.registry = HostsRegistry(hosts) if self.registry else None
         self.history = HostsHistory(hosts)
+
+    def _become_swarm(self, members: Sequence[Host]) -> None:
+        registry = members[0].registry
+        engines = {host.name or "local": host.client for host in members}
+        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.auth if registry else dict)
+        for host in members:
+            host.runtime = Node(host.client, self.settings, host.name, whole)
+        self.runtime, self.swarm = whole, whole
 
     def deploy(self, name: str, options: Options, emit: Emit) -> dict[str, Any]:
         """The release is live, and its receipt is returned. The error of a run that failed carries its receipt too."""
@@ -311,7 +326,7 @@ class Service:
             done = self._bring(observed, lock, emit)
         return done or ["every host serves what is live"]
 
-    def _bring(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> list[str]:
+    def _bring(self, observed: Observed, lock: AnyLock, tell: Emit) -> list[str]:
         """Every host that is behind serves what the others do. Says of each what was done."""
         live, record = observed.live, observed.proxy.record
         if self.hosts:
@@ -549,7 +564,7 @@ class Service:
             words = f"a person's edit is written over; a copy of the file is kept in {where}\n{edits}"
             tell(Event("proxy", "progress", self.runtime.name, detail=words))
 
-    def _recover(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> str:
+    def _recover(self, observed: Observed, lock: AnyLock, tell: Emit) -> str:
         """The unfinished run is undone, or finished; see `recover`. Says what was done."""
         host, started = self.runtime.name, time.monotonic()
         lock.check()
@@ -558,7 +573,7 @@ class Service:
         tell(Event("recover", "done", host, time.monotonic() - started, words))
         return words
 
-    def _finish(self, observed: Observed, lock: Lock | HostsLock, tell: Emit) -> str:
+    def _finish(self, observed: Observed, lock: AnyLock, tell: Emit) -> str:
         """What a run left that ended after its commit is gone. Gives the result of a run that had only that to do."""
         left = planning.leftover(self.settings, observed)
         if left is None:
@@ -773,7 +788,9 @@ class Service:
             why = f"its image {target.digest[:19]} is not on the engine, and {error.message}"
         return {"release": target.name, "ready": False, "how": None, "why": why}
 
-    def _lock(self) -> Lock | HostsLock:
+    def _lock(self) -> AnyLock:
+        if self.swarm:
+            return SwarmLock(Managers(self.swarm.engines), self.settings.service)
         if self.hosts:
             return HostsLock(self.hosts)
         return Lock(self.client, self.settings.service, self.settings.proxy.image)
@@ -786,7 +803,7 @@ class Service:
         emit: Emit,
         state: Interrupts | None = None,
         run: str = "",
-    ) -> Iterator[Lock | HostsLock]:
+    ) -> Iterator[AnyLock]:
         """This run holds the service's lock. What may take long on the way to it can be interrupted.
 
         Raises Failed, and nothing was changed, if one of several hosts can't be reached and is not to be left out.
@@ -815,7 +832,7 @@ class Service:
         finally:
             lock.release()
 
-    def _look(self, look: Callable[[], Observed], lock: Lock | HostsLock, emit: Emit) -> Observed:
+    def _look(self, look: Callable[[], Observed], lock: AnyLock, emit: Emit) -> Observed:
         """What is true now; the proxy runs if there is one. What can't be found out is said to have changed nothing."""
         try:
             observed = look()

@@ -226,9 +226,10 @@ class Copy(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        if settings.registry.server or len(observed.hosts) == 1 or (observed.image and not observed.lacking):
+        alone = len(observed.hosts) == 1 and not (settings.runtime == "swarm" and len(settings.hosts) > 1)
+        if settings.registry.server or alone or (observed.image and not observed.lacking):
             return ""
-        return f"copy {plan.image} to {', '.join(observed.lacking or observed.hosts[1:])}"
+        return f"copy {plan.image} to {', '.join(observed.lacking or observed.hosts[1:]) or 'every engine'}"
 
     def do(self, run: Run) -> str:
         run.runtime.copy(run.image, run.progress(self.name))
@@ -245,6 +246,7 @@ class Start(Step):
             return ""
         count = settings.app.replicas
         where = f" on each of {', '.join(observed.hosts)}" if len(observed.hosts) > 1 else ""
+        where = " in the swarm" if settings.runtime == "swarm" else where
         words = f"start {count} container{'s' if count > 1 else ''}{where} of {plan.release} as {plan.colour}"
         if idle:
             words += f", in the place of {idle.release}"

@@ -124,7 +124,8 @@ class ProxyContainer:
         attached = container.attrs["NetworkSettings"]["Networks"]
         for network in networks:
             if network not in attached:
-                self._client.networks.get(network).connect(container)
+                # By name: an engine that is no manager learns of a swarm's network when it joins it.
+                self._client.api.connect_container_to_network(container.id, network)
         if container.status == "created":  # just now, or by a run that was killed before it had the files in place
             self._fill(files, container.labels.get("bluegreen.user", "0"))
         if container.status != "running":

@@ -184,7 +184,8 @@ class Driver(ABC):
         if not running or self._service not in services:
             return []
         self._reload(expect="")
-        self._place.detach(f"bluegreen-net-{self._service}")
+        for network in ("net", "overlay"):
+            self._place.detach(f"bluegreen-{network}-{self._service}")
         return [f"{self._service} from {self.name}"]
 
     def close(self) -> None:

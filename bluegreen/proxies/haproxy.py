@@ -82,6 +82,7 @@ class HAProxy(Driver):
             statics=[(entry, self._inside(entry.listen)) for entry in proxy.static],
             blue=upstreams[Colour.BLUE],
             green=upstreams[Colour.GREEN],
+            follows=[each for colour in Colour for each in upstreams[colour] if each.follows],
             colour=colour,
             switch="live" if self._live else "reload",
             live=self._routes,

@@ -119,11 +119,12 @@ class HostsProxy:
         self._hosts.each(lambda host: _whose(host, lambda: work(host)))
 
     def _of(self, upstreams: Upstreams, host: Host) -> dict[Colour, list[Endpoint]]:
-        """What of them the host's proxy sends to, as it reaches it: what is on its own host first."""
+        """What of them the host's proxy sends to, as it reaches it: what is on its own host first, or on no host's, as
+        every proxy reaches the tasks of a swarm."""
         found = {}
         for colour, endpoints in upstreams.items():
-            own = [each for each in endpoints if each.host == host.name]
-            others = [each for each in endpoints if each.host != host.name] if self._to_all else []
+            own = [each for each in endpoints if each.host in (host.name, "")]
+            others = [each for each in endpoints if each not in own] if self._to_all else []
             found[colour] = [seen for each in (*own, *others) if (seen := _seen_from(host, each))]
         return found
 
@@ -136,7 +137,7 @@ class HostsProxy:
         senders = {
             host.name: seen
             for host in self._hosts.there
-            if (host.name == endpoint.host or self._to_all) and (seen := _seen_from(host, endpoint))
+            if (endpoint.host in (host.name, "") or self._to_all) and (seen := _seen_from(host, endpoint))
         }
         asking = [host for host in self._hosts.there if host.name in senders]
         return self._hosts.each(lambda host: ask(host, senders[host.name]), asking)
@@ -163,7 +164,7 @@ def _whose(host: Host, work: Callable[[], None]) -> None:
 
 def _seen_from(host: Host, endpoint: Endpoint) -> Endpoint | None:
     """The endpoint as the host's own proxy reaches it; None if it does not."""
-    if endpoint.host == host.name:
+    if endpoint.host in (host.name, ""):
         return replace(endpoint, host="")
     address, _, port = endpoint.public.rpartition(":")
     return Endpoint(address, int(port)) if address else None

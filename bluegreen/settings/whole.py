@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 from pydantic_core import PydanticCustomError
 
 from bluegreen.certificate import Pair, read_pair
+from bluegreen.errors import SettingsError
 from bluegreen.model import Release
 from bluegreen.settings.app import AppTable
 from bluegreen.settings.gitlab import GitLabTable
@@ -22,6 +24,7 @@ from bluegreen.settings.network import NetworkTable
 from bluegreen.settings.notify import NotifyTable
 from bluegreen.settings.proxy import ProxyTable
 from bluegreen.settings.run import PLACEHOLDER, BakeTable, ProbeTable, RetireTable, WitnessTable
+from bluegreen.settings.swarm import SwarmTable
 from bluegreen.settings.tcp import NOT_FOR_TCP
 from bluegreen.settings.values import SERVICE, Table, matching
 from bluegreen.settings.vip import VipTable
@@ -41,6 +44,11 @@ class Settings(Table):
         description="The engines of the hosts that the service runs on, each with a proxy of its own, when they are"
         " several. Default: the one that `docker` would use.",
     )
+    runtime: Literal["docker", "swarm"] = Field(
+        default="docker",
+        description="What runs the replicas: the engine of each host by itself (docker), or Docker Swarm (swarm), of"
+        " which at least one of the engines is a manager.",
+    )
     rollback_floor: bool = Field(
         default=False,
         description="Whether a release that is deployed with these settings can't be rolled back past, as after a"
@@ -54,6 +62,7 @@ class Settings(Table):
     proxy: ProxyTable = Field(default_factory=ProxyTable)
     # Behind app, against which it is checked.
     network: NetworkTable = Field(default_factory=NetworkTable)
+    swarm: SwarmTable = Field(default_factory=SwarmTable)
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
@@ -86,6 +95,17 @@ class Settings(Table):
         tls = self.proxy.tls
         return read_pair(self._root / tls.certificate, self._root / tls.key, self.proxy.hosts) if tls else None
 
+    @cached_property
+    def configs(self) -> dict[str, bytes]:
+        """The content of each file of `swarm.configs` by its path in a replica. Raises SettingsError."""
+        found = {}
+        for path, name in self.swarm.configs.items():
+            try:
+                found[path] = (self._root / name).read_bytes()
+            except OSError as error:
+                raise SettingsError(f"swarm.configs: {self._root / name} can't be read: {error.strerror}") from None
+        return found
+
     @property
     def ca(self) -> Path | None:
         """The file with the authority that the witness trusts; None for the usual ones."""
@@ -99,11 +119,13 @@ class Settings(Table):
         A default that is written out does not change it, nor does a key that a later version adds.
         Raises SettingsError if the certificate and its key will not do.
         """
-        tables = {"app", "probe", "proxy", "network", "rollback_floor"}
+        tables = {"app", "probe", "proxy", "network", "rollback_floor", "runtime", "swarm"}
         data = self.model_dump(include=tables, exclude_defaults=True)
         data["repository"] = self.repository
         if self.pair:
             data["certificate"] = self.pair.fingerprint
+        if self.configs:
+            data["configs"] = {path: hashlib.sha256(content).hexdigest() for path, content in self.configs.items()}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -164,6 +186,28 @@ class Settings(Table):
         if words:
             raise PydanticCustomError("probe", "{words}", {"key": "mode", "words": words})
         return proxy
+
+    @field_validator("swarm")
+    @classmethod
+    def _can_be_run_by_swarm(cls, swarm: SwarmTable, info: ValidationInfo) -> SwarmTable:
+        """What of the other tables Swarm can't do is refused here, where it is asked for."""
+        if info.data.get("runtime") != "swarm":
+            return swarm
+        words = ""
+        proxy, app = info.data.get("proxy"), info.data.get("app")
+        if proxy and proxy.where == "host":
+            words = 'proxy.where = "host" does not reach the network of a swarm: the proxy must be a container'
+        elif proxy and proxy.upstreams == "all":
+            words = 'proxy.upstreams = "all" is for hosts apart: in a swarm every proxy sends to all tasks anyway'
+        elif app and app.publish:
+            words = "app.publish has no use in a swarm: the proxies reach the tasks by their own addresses"
+        elif app:
+            odd = re.compile(r"(?:^|,)(?:[ug]id=|(?:no)?exec)")
+            beyond = next((each for each in app.tmpfs if odd.search(each.partition(":")[2])), "")
+            words = f"app.tmpfs: {beyond!r}: Swarm takes no other options than size and mode" if beyond else ""
+        if words:
+            raise PydanticCustomError("swarm", "{words}", {"key": "runtime", "words": words})
+        return swarm
 
     @field_validator("proxy")
     @classmethod
