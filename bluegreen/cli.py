@@ -248,6 +248,34 @@ def rollback(
 
 
 @main.command()
+@click.argument("count", type=click.IntRange(1, 50))
+@as_json
+@wait_option
+@skip_unreachable
+@click.option("--no-witness", is_flag=True, help="Send no requests of our own through the proxy.")
+@click.option("--receipt", "receipt_file", type=click.Path(path_type=Path), help="Write the receipt as JSON.")
+@with_service
+def scale(
+    service: Any,
+    count: int,
+    as_json: bool,
+    wait: float,
+    skip_unreachable: bool,
+    no_witness: bool,
+    receipt_file: Path | None,
+) -> None:
+    """Run what is live in COUNT replicas, until the next deploy, which takes their number from the settings."""
+    from bluegreen.console import Console
+    from bluegreen.service import Options
+
+    console = Console(as_json=as_json)
+    options = Options(
+        wait=wait, witness=not no_witness, skip_unreachable=skip_unreachable, counts=console.wants_counts
+    )
+    _conclude(console, f"scale {count}", receipt_file, None, lambda: service.scale(count, options, console.event))
+
+
+@main.command()
 @click.option(
     "--watch",
     "every",

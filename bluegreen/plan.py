@@ -10,7 +10,7 @@ from dataclasses import replace
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release, Slot
 from bluegreen.settings import Settings
-from bluegreen.steps import DEPLOY, ROLLBACK, Recipe
+from bluegreen.steps import DEPLOY, ROLLBACK, SCALE, Recipe
 
 REMEMBERED = 12
 """How many releases back the live containers remember: more than `retire.keep`, so that older ones are pruned."""
@@ -77,6 +77,19 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
     image = target.digest if by_id else settings.content(target.digest)
     draft = _draft("rollback", settings, observed, release, image)
     return _with_steps(replace(draft, before=_remembered(before)), ROLLBACK, settings, observed)
+
+
+def plan_scale(settings: Settings, observed: Observed) -> Plan:
+    """The plan that has what is live run in the size of the settings, in the other colour; without steps if it does."""
+    live = observed.live
+    if live is None:
+        raise Failed(f"{settings.service} serves nothing, so there is nothing to scale", hint="bluegreen deploy")
+    release = replace(live.release, settings_hash=settings.hash)
+    image = settings.content(release.digest) if release.digest else live.image
+    draft = replace(_draft("scale", settings, observed, release, image), before=live.before)
+    if live.running == live.wanted == settings.app.replicas * len(observed.hosts):
+        return replace(draft, reason=f"{live.release} has {live.wanted} replicas already")
+    return _with_steps(draft, SCALE, settings, observed)
 
 
 def after_recovery(observed: Observed) -> Observed:

@@ -20,7 +20,7 @@ from typing import Any
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
-from bluegreen import metrics, notify, prune
+from bluegreen import follow, metrics, notify, prune
 from bluegreen import plan as planning
 from bluegreen.afterwards import tell_all
 from bluegreen.bake import Comparison
@@ -177,6 +177,24 @@ class Service:
             recovery_suffices=name is None,
         )
 
+    def scale(self, count: int, options: Options, emit: Emit) -> dict[str, Any]:
+        """What is live runs in so many replicas, on each host if they are several, and the receipt is returned.
+
+        By way of the other colour, so that what carries no traffic yet is probed, and what ends is drained.
+        """
+
+        def look() -> Observed:
+            observed = observe(self.runtime, self.proxy)
+            settled = planning.after_recovery(observed) if observed.unfinished else observed
+            live = settled.live
+            if live is None:
+                return observed
+            return replace(observed, image=self._kept(live.release), published=self._published(live.release))
+
+        with Service.open(self.settings.sized(count)) as sized:
+            planner = partial(planning.plan_scale, sized.settings)
+            return sized._run(f"scale {count}", look, planner, options, emit)
+
     def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
         """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
         observed = self._observe_for_deploy(name, build=build, preview=True)
@@ -313,17 +331,18 @@ class Service:
 
     def sync(self, options: Options, emit: Emit) -> list[str]:
         """Every host that can be reached serves what is live. Says what was done."""
-        if self.hosts is None:
+        if self.hosts is None and self.swarm is None:
             raise SettingsError("hosts: there is only one host, so there is nothing to bring to what others serve")
         with self._locked("sync", options, emit) as lock:
-            self.hosts.emit = emit
+            if self.hosts:
+                self.hosts.emit = emit
             look = partial(observe, self.runtime, self.proxy)
             observed = self._look(look, lock, emit)
             if observed.unfinished:
                 self._recover(observed, lock, emit)
                 self.runtime.ended(*observed.begun)
                 observed = look()
-            done = self._bring(observed, lock, emit)
+            done = [*self._bring(observed, lock, emit), *self._renew(observed, lock, emit)]
         return done or ["every host serves what is live"]
 
     def _bring(self, observed: Observed, lock: AnyLock, tell: Emit) -> list[str]:
@@ -338,11 +357,29 @@ class Service:
             host, started = self.hosts.named(name), time.monotonic()
             lock.check()
             tell(Event("sync", "started", name, detail=f"{name} is behind: {why}"))
+            if self.swarm:
+                words = follow.bring(self.settings, self.swarm, host, live, record)
+                tell(Event("sync", "done", name, time.monotonic() - started, words))
+                done.append(f"{name}: {words}")
+                continue
             self._hand_image(host, live)
             words = bring(self.settings, host, live, record, tell)
             tell(Event("sync", "done", name, time.monotonic() - started, words))
             done.append(f"{name}: {words}")
         return done
+
+    def _renew(self, observed: Observed, lock: AnyLock, tell: Emit) -> list[str]:
+        """The proxies send to the tasks of a swarm where those are now. Says what was amiss."""
+        if self.swarm is None or observed.unfinished:
+            return []
+        started = time.monotonic()
+        lock.check()
+        amiss = follow.renew(self.settings, self.swarm, self.proxy, observed)
+        if amiss:
+            words = f"the proxies send to the tasks where they are now: {', '.join(amiss)}"
+            tell(Event("sync", "done", self.runtime.name, time.monotonic() - started, words))
+            return [words]
+        return []
 
     def _hand_image(self, host: Host, live: Slot) -> None:
         """The host has the image of what is live, if any of the hosts or the registry has it."""
@@ -481,7 +518,7 @@ class Service:
                     plan = replace(plan, reason=f"the unfinished run {unfinished} was undone: {words}")
                     return self._told(self._receipt(run_id, plan, "done", observed), tell)
             self._forget(killed)
-            if self._bring(observed, lock, tell):
+            if self._bring(observed, lock, tell) or self._renew(observed, lock, tell):
                 observed = look().apart_from(run_id)
             observed = self._with_lacking(observed)
             plan = planner(observed)

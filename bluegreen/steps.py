@@ -95,7 +95,7 @@ class Run:
     @property
     def image(self) -> str:
         """What the containers are made from: the content, not the tag, which may be moved."""
-        if self.plan.action == "rollback" or not self.release.digest:
+        if self.plan.action != "deploy" or not self.release.digest:
             return self.plan.image
         return self.settings.content(self.release.digest)
 
@@ -640,7 +640,9 @@ DEPLOY: Recipe = (
     (Drain, Retire, Prune, PostDeploy),
 )
 ROLLBACK: Recipe = (Pull, Copy, PreDeploy, Start, Probe, Switch, Verify, PostSwitch), (Drain, Retire, PostDeploy)
-RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK}
+# The live release in another size, by way of the other colour: where it can't be chosen which replicas end.
+SCALE: Recipe = (Pull, Copy, Start, Probe, Switch, Verify), (Drain, Retire)
+RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK, "scale": SCALE}
 
 
 def is_standby(observed: Observed, release: Release) -> bool:

@@ -635,6 +635,12 @@ class FakeProxy:
                 self._carried.upstreams = _tuples(upstreams)
                 self._carried.edit = ""
 
+    def renew(self, upstreams: Upstreams, colour: Colour) -> None:
+        with self._process.call("renew"):
+            self._check(upstreams)
+            if self._carried:
+                self._carried.upstreams = _tuples(upstreams)
+
     def have_room(self) -> None:
         with self._process.call("have_room"):
             pass

@@ -32,6 +32,9 @@ class Proxy(Protocol):
         Raises Failed, with the proxy's own words, when it refuses; the file that stood before is back then.
         """
 
+    def renew(self, upstreams: Upstreams, colour: Colour) -> None:
+        """The running proxy sends to these upstreams, and to `colour`, as before. Raises Failed as `prepare` does."""
+
     def have_room(self) -> None:
         """Raises Failed, having changed nothing, if there is no room for all that a run may write."""
 

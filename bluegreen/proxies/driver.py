@@ -132,6 +132,10 @@ class Driver(ABC):
         if colour and (self._live or self._settings.hosts):
             self._install(self.render(upstreams, colour))
 
+    def renew(self, upstreams: Upstreams, colour: Colour) -> None:
+        self.have_room()
+        self._install(self.render(upstreams, colour))
+
     def have_room(self) -> None:
         """Raises Failed if there is no room for all that a switch, and taking it back, may write."""
         # As one order, so that nothing stays behind when who gives it dies.

@@ -54,6 +54,9 @@ class HostsProxy:
         self._each(lambda host: host.proxy.prepare(self._of(upstreams, host), colour))
         self._last = {host.name for host in self._hosts.there if self._is_last(host)}
 
+    def renew(self, upstreams: Upstreams, colour: Colour) -> None:
+        self._each(lambda host: host.proxy.renew(self._of(upstreams, host), colour))
+
     def have_room(self) -> None:
         self._each(lambda host: host.proxy.have_room())
 

@@ -22,6 +22,10 @@ KEEPALIVE_MIN = (1, 27, 4)
 """The version from which on a leaving worker can be told to wait before it closes idle connections."""
 
 
+RESOLVE = (1, 27, 3)
+"""The version from which on an upstream's server can follow a name in the DNS."""
+
+
 COUNTED = "counted-"
 """How the names of the files begin that have nginx log what was answered, each for a hundred seconds."""
 
@@ -55,8 +59,9 @@ class Nginx(Driver):
             "nginx-service.conf.j2",
             salt=pair.fingerprint if pair else "",
             service=self._service,
-            blue=upstreams[Colour.BLUE],
-            green=upstreams[Colour.GREEN],
+            blue=list(upstreams[Colour.BLUE]),
+            green=list(upstreams[Colour.GREEN]),
+            follows=version >= RESOLVE,
             colour=colour,
             switch="live" if self._live else "reload",
             state=self._state,

@@ -227,16 +227,6 @@ class SwarmRuntime(DockerRuntime):
             raise Failed(f"{release} can't start: {words}", hint=loosened_by(words, self._settings.app)) from error
         return self._wait(colour, made, release)
 
-    def scale(self, colour: Colour, count: int) -> tuple[Replica, ...]:
-        """The colour's service has so many tasks, all of which run, or one has ended. Which of them go, Swarm says."""
-        service = self._service_of(colour)
-        assert service is not None
-        spec = service["Spec"]
-        spec["Mode"] = {"Replicated": {"Replicas": count}}
-        self._update(service, spec)
-        slot = self.slots()[colour]
-        return self._wait(colour, service["ID"], slot.release)
-
     def _wait(self, colour: Colour, made: str, release: Release) -> tuple[Replica, ...]:
         deadline = time.monotonic() + self._settings.swarm.start_timeout
         while True:

@@ -67,7 +67,9 @@ def _suggestion(where: tuple[int | str, ...]) -> str:
     *parents, key = where
     table = _table(tuple(parents))
     known = [field.alias or name for name, field in table.model_fields.items()] if table else []
-    close = difflib.get_close_matches(str(key)[:100], known, n=1)
+    # What another table has under this very name is meant, rather than what only looks like it.
+    elsewhere = any((other := _table((name,))) and key in other.model_fields for name in Settings.model_fields)
+    close = [] if elsewhere else difflib.get_close_matches(str(key)[:100], known, n=1)
     if close:
         return f"; did you mean {dotted((*parents, close[0]))}?"
     for name in Settings.model_fields:

@@ -136,6 +136,11 @@ class Settings(Table):
             return self.image.repository
         return f"{registry.server}/{registry.repository or self.image.repository}"
 
+    def sized(self, replicas: int) -> "Settings":
+        """The same with so many replicas, and no standby of another number."""
+        app = self.app.model_copy(update={"replicas": replicas})
+        return self.model_copy(update={"app": app, "retire": self.retire.model_copy(update={"old": "remove"})})
+
     def reference(self, release: Release) -> str:
         """The name of the image of `release`: `repository:tag`."""
         return f"{self.repository}:{release.name}"

@@ -1,0 +1,49 @@
+"""The proxies send to the tasks of a swarm where those are now, after Swarm has moved some."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from bluegreen.hosts import Host
+from bluegreen.model import Colour, Observed, Slot, SwitchRecord
+from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.runtimes import Runtime
+from bluegreen.settings import Settings
+
+
+def upstreams(settings: Settings, runtime: Runtime) -> Upstreams:
+    """Where the replicas of both colours are now."""
+    return {colour: runtime.endpoints(colour, settings.app.replicas) for colour in Colour}
+
+
+def astray(config: str, service: str, live: Slot) -> list[str]:
+    """What the proxies' files say of the live colour's tasks that is not so any more; empty if all is as they say."""
+    meant = {each.address for each in live.endpoints if each.address}
+    amiss: dict[str, None] = {}
+    pool = rf"^(?:upstream|backend) {re.escape(service)}_{live.colour}(?: .*?)$(.*?)(?:^\}}|^\s*$)"
+    for block in re.findall(pool, config, re.MULTILINE | re.DOTALL):
+        addresses = re.findall(r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])", block)
+        written = set(addresses) - {"127.0.0.11"}  # the engine's DNS
+        amiss |= {f"{each} is missing": None for each in sorted(meant - written)}
+        amiss |= {f"{each} is gone": None for each in sorted(written - meant)}
+    return list(amiss)
+
+
+def renew(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed) -> list[str]:
+    """The proxies send to the live colour's tasks and to no address that is none of theirs. Says what was amiss."""
+    live = observed.live
+    if live is None or not live.endpoints or not observed.proxy.running:
+        return []
+    amiss = astray(observed.proxy.config, settings.service, live)
+    if amiss:
+        proxy.renew({**upstreams(settings, runtime), live.colour: live.endpoints}, live.colour)
+    return amiss
+
+
+def bring(settings: Settings, runtime: Runtime, host: Host, live: Slot, record: SwitchRecord) -> str:
+    """The host's proxy serves what the others do. Says what was done. There is nothing else to be brought there."""
+    new = host.proxy.boot([runtime.network])
+    host.proxy.switch(replace(record, committed=True), {**upstreams(settings, runtime), live.colour: live.endpoints})
+    host.proxy.commit(record)
+    return f"its proxy {'is new and ' if new else ''}serves {live.release} now"

@@ -1,0 +1,63 @@
+"""What a proxy's file says of tasks, beside where they are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from bluegreen.follow import astray
+from bluegreen.model import Colour, Endpoint, Release, Replica, Slot
+from bluegreen.proxies.driver import Driver
+from bluegreen.proxies.haproxy import HAProxy
+from bluegreen.proxies.nginx import Nginx
+from bluegreen.proxies.place import Place
+from bluegreen.settings import parse
+
+
+def at(*numbers: int) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(f"10.0.1.{number}", 9000, follows="tasks.shop-blue") for number in numbers)
+
+
+def live(*numbers: int) -> Slot:
+    replicas = tuple(Replica(str(each), "", True, each) for each in at(*numbers))
+    return Slot(Colour.BLUE, Release("v1"), "", "run", "", len(replicas), replicas)
+
+
+def rendered(kind: str, *numbers: int, version: str = "1.30.6") -> str:
+    """The file of a proxy whose blue has these tasks."""
+    proxy = {"kind": kind, "image": f"{kind}:any"}
+    settings = parse({"service": "shop", "runtime": "swarm", "app": {"port": 9000}, "proxy": proxy})
+    names = "agent services prefix root streams bind tls_bind admin main".split()
+    place = SimpleNamespace(**dict.fromkeys(names, ""), service_files=lambda suffix: [], owns_process=True)
+    place.bind = "8080"
+    place.agent = SimpleNamespace(run=lambda *command: (1, ""))
+    kinds: dict[str, type[Driver]] = {"nginx": Nginx, "haproxy": HAProxy}
+    driver = kinds[kind](settings, cast(Place, place))
+    driver._version = version
+    return driver.render({Colour.BLUE: at(*numbers), Colour.GREEN: (Endpoint("127.0.0.1", 9),)}, Colour.BLUE)
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+def test_a_file_that_has_the_tasks_as_they_are_is_left(kind: str) -> None:
+    assert astray(rendered(kind, 2, 3), "shop", live(2, 3)) == []
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+def test_a_task_that_has_moved_is_missing_where_it_is_and_gone_where_it_was(kind: str) -> None:
+    assert astray(rendered(kind, 2, 3), "shop", live(2, 7)) == ["10.0.1.7 is missing", "10.0.1.3 is gone"]
+
+
+def test_a_new_nginx_follows_the_names_of_tasks_and_an_older_one_has_their_addresses_alone() -> None:
+    new, old = rendered("nginx", 2, 3), rendered("nginx", 2, 3, version="1.27.2")
+    assert "server tasks.shop-blue:9000 resolve" in new
+    assert "resolve" not in old
+    assert old.count("server 10.0.1.3:9000 max_fails") == new.count("server 10.0.1.3:9000 max_fails")
+
+
+def test_haproxy_has_every_server_begin_where_its_task_is_and_follow_it() -> None:
+    text = rendered("haproxy", 2, 3)
+    assert "server new2 tasks.shop-blue:9000 weight 1 resolvers shop.swarm resolve-prefer ipv4 init-addr 10.0.1.3" in text
+    assert "server new1 127.0.0.1:9 weight 1" in text
+    assert "resolvers shop.swarm\n    nameserver engine 127.0.0.11:53" in text
