@@ -17,8 +17,9 @@ def upstreams(settings: Settings, runtime: Runtime) -> Upstreams:
     return {colour: runtime.endpoints(colour, settings.app.replicas) for colour in Colour}
 
 
-def astray(config: str, service: str, live: Slot) -> list[str]:
-    """What the proxies' files say of the live colour's tasks that is not so any more; empty if all is as they say."""
+def astray(config: str, service: str, live: Slot, *, alone: bool = False) -> list[str]:
+    """What the proxies' files say of the tasks that is not so any more; empty if all is as they say. `alone` tells that
+    nothing stands in the other colour, whose name would be asked for in vain."""
     meant = {each.address for each in live.endpoints if each.address}
     amiss: dict[str, None] = {}
     pool = rf"^(?:upstream|backend) {re.escape(service)}_{live.colour}(?: .*?)$(.*?)(?:^\}}|^\s*$)"
@@ -27,6 +28,8 @@ def astray(config: str, service: str, live: Slot) -> list[str]:
         written = set(addresses) - {"127.0.0.11"}  # the engine's DNS
         amiss |= {f"{each} is missing": None for each in sorted(meant - written)}
         amiss |= {f"{each} is gone": None for each in sorted(written - meant)}
+    if alone and f"tasks.{service}-{live.colour.other}:" in config:
+        amiss[f"{service}-{live.colour.other} is gone"] = None
     return list(amiss)
 
 
@@ -35,7 +38,8 @@ def renew(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed
     live = observed.live
     if live is None or not live.endpoints or not observed.proxy.running:
         return []
-    amiss = astray(observed.proxy.config, settings.service, live)
+    alone = live.colour.other not in observed.slots
+    amiss = astray(observed.proxy.config, settings.service, live, alone=alone)
     if amiss:
         proxy.renew({**upstreams(settings, runtime), live.colour: live.endpoints}, live.colour)
     return amiss

@@ -370,7 +370,7 @@ class Service:
 
     def _renew(self, observed: Observed, lock: AnyLock, tell: Emit) -> list[str]:
         """The proxies send to the tasks of a swarm where those are now. Says what was amiss."""
-        if self.swarm is None or observed.unfinished:
+        if self.swarm is None or observed.half_made:
             return []
         started = time.monotonic()
         lock.check()
@@ -379,6 +379,15 @@ class Service:
             words = f"the proxies send to the tasks where they are now: {', '.join(amiss)}"
             tell(Event("sync", "done", self.runtime.name, time.monotonic() - started, words))
             return [words]
+        return []
+
+    def _settle(self, lock: AnyLock, tell: Emit) -> list[str]:
+        """The proxies of a swarm know no more of what a run has removed. Says what could not be done."""
+        try:
+            if self.swarm:
+                self._renew(observe(self.runtime, self.proxy), lock, tell)
+        except (BluegreenError, DockerException, RequestException) as error:
+            return [f"the proxies' files: {error}"]
         return []
 
     def _hand_image(self, host: Host, live: Slot) -> None:
@@ -561,6 +570,7 @@ class Service:
                     counts_told(witness if options.counts else None, host, tell),
                 ):
                     execute(run, lock, state)
+                run.leftover += self._settle(lock, tell)
             except Exception as error:
                 raise self._failure(error, run) from error
             finally:

@@ -29,7 +29,7 @@ def rendered(kind: str, *numbers: int, version: str = "1.30.6") -> str:
     """The file of a proxy whose blue has these tasks."""
     proxy = {"kind": kind, "image": f"{kind}:any"}
     settings = parse({"service": "shop", "runtime": "swarm", "app": {"port": 9000}, "proxy": proxy})
-    names = "agent services prefix root streams bind tls_bind admin main".split()
+    names = ["agent", "services", "prefix", "root", "streams", "bind", "tls_bind", "admin", "main"]
     place = SimpleNamespace(**dict.fromkeys(names, ""), service_files=lambda suffix: [], owns_process=True)
     place.bind = "8080"
     place.agent = SimpleNamespace(run=lambda *command: (1, ""))
@@ -53,11 +53,20 @@ def test_a_new_nginx_follows_the_names_of_tasks_and_an_older_one_has_their_addre
     new, old = rendered("nginx", 2, 3), rendered("nginx", 2, 3, version="1.27.2")
     assert "server tasks.shop-blue:9000 resolve" in new
     assert "resolve" not in old
-    assert old.count("server 10.0.1.3:9000 max_fails") == new.count("server 10.0.1.3:9000 max_fails")
+    assert "server 10.0.1.3:9000 max_fails=1 fail_timeout=1s backup;" in new
+    assert "zone" not in old
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+def test_what_was_removed_is_not_asked_for_any_more(kind: str) -> None:
+    text = rendered(kind, 2).replace("127.0.0.1:9 ", "tasks.shop-green:9000 ")
+    assert astray(text, "shop", live(2)) == []
+    assert astray(text, "shop", live(2), alone=True) == ["shop-green is gone"]
 
 
 def test_haproxy_has_every_server_begin_where_its_task_is_and_follow_it() -> None:
     text = rendered("haproxy", 2, 3)
-    assert "server new2 tasks.shop-blue:9000 weight 1 resolvers shop.swarm resolve-prefer ipv4 init-addr 10.0.1.3" in text
+    begins = "resolvers shop.swarm resolve-prefer ipv4 init-addr"
+    assert f"server new2 tasks.shop-blue:9000 weight 1 {begins} 10.0.1.3" in text
     assert "server new1 127.0.0.1:9 weight 1" in text
     assert "resolvers shop.swarm\n    nameserver engine 127.0.0.11:53" in text
