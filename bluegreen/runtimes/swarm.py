@@ -199,11 +199,20 @@ class SwarmRuntime(DockerRuntime):
     def remove_network(self) -> list[str]:
         gone = []
         for name in (self.network, super().network):
-            try:
-                self._client.networks.get(name).remove()
-            except NotFound:
-                continue
-            gone.append(f"network {name}")
+            deadline = time.monotonic() + GONE
+            while True:
+                try:
+                    self._client.networks.get(name).remove()
+                except NotFound:
+                    break
+                except APIError as error:
+                    # Swarm takes a while to learn that the last container has left.
+                    if "in use" not in str(error.explanation) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(POLL)
+                else:
+                    gone.append(f"network {name}")
+                    break
         return gone
 
     def endpoints(self, colour: Colour, count: int) -> tuple[Endpoint, ...]:

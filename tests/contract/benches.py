@@ -25,6 +25,7 @@ from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import unsealed
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.runtimes.swarm import SwarmRuntime
 from bluegreen.secret import Secrets
 from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
@@ -385,4 +386,50 @@ class DockerBench(RuntimeBench):
             runtime.remove_network()
 
 
-RUNTIMES: dict[str, Callable[[pytest.FixtureRequest], RuntimeBench]] = {"fake": FakeRuntimeBench, "docker": DockerBench}
+class SwarmBench(RuntimeBench):
+    """On a swarm of one node, which a container plays."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.client = request.getfixturevalue("node")
+        app = {"port": 9000, "replicas": 2, "stop_timeout": "2s", "env": {"TOWN": "Paris"}}
+        swarm = {"runtime": "swarm", "swarm": {"restart_delay": "0s"}}
+        self.settings = settings_of(fresh_name(), app=app, **swarm)
+        self.others = settings_of(fresh_name(), **swarm)
+        request.addfinalizer(self._remove)
+
+    def driver(self) -> SwarmRuntime:
+        return SwarmRuntime({"node": self.client}, self.settings, lambda: self.secrets)
+
+    def other(self) -> Runtime:
+        return SwarmRuntime({"node": self.client}, self.others)
+
+    def reference(self, name: str) -> str:
+        return f"{IMAGES}:{name}"
+
+    def restart(self, replica: Replica) -> None:
+        self.container(replica).restart(timeout=2)
+
+    def crash(self, replica: Replica) -> None:
+        self.container(replica).exec_run(["python3", "-c", "import os; os.kill(1, 15)"])
+
+    def container(self, replica: Replica) -> Any:
+        [found] = self.client.containers.list(filters={"label": f"com.docker.swarm.task.id={replica.id}"})
+        return found
+
+    def _remove(self) -> None:
+        for runtime in (self.driver(), self.other()):
+            for colour in Colour:
+                runtime.remove(colour)
+            runtime.ended(*runtime.begun())
+            runtime.remove_one_shots()
+            runtime.remove_network()
+
+
+RUNTIMES: dict[str, Callable[[pytest.FixtureRequest], RuntimeBench]] = {
+    "fake": FakeRuntimeBench,
+    "docker": DockerBench,
+    "swarm": SwarmBench,
+}
+
+FIXED = [name for name in RUNTIMES if name != "swarm"]
+"""Those that give a colour its addresses before anything runs there."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from benches import PROXIES, RUNTIMES, Apps, ProxyBench, RuntimeBench, fresh_name, settings_of, start
+from benches import FIXED, PROXIES, RUNTIMES, Apps, ProxyBench, RuntimeBench, fresh_name, settings_of, start
 from harness import IMAGES
+from hosts import running_host
 
 from bluegreen.model import Colour
 from bluegreen.runtimes.docker import DockerRuntime
@@ -30,6 +31,17 @@ def apps(engine: docker.DockerClient, releases: None) -> Iterator[Apps]:
         yield Apps(endpoints, runtime.network)
 
 
+@pytest.fixture(scope="session")
+def node(
+    engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[docker.DockerClient]:
+    """The engine of a host of its own, which is a swarm of one node."""
+    images = [f"{IMAGES}:{name}" for name in ("v1", "v2", "v4-exits")]
+    with running_host(engine, tmp_path_factory.mktemp("node"), images=images) as host, host.engine() as client:
+        client.swarm.init(advertise_addr=host.address)
+        yield client
+
+
 @pytest.fixture(params=PROXIES)
 def proxies(request: pytest.FixtureRequest) -> ProxyBench:
     return PROXIES[request.param](request)
@@ -37,4 +49,9 @@ def proxies(request: pytest.FixtureRequest) -> ProxyBench:
 
 @pytest.fixture(params=RUNTIMES)
 def runtimes(request: pytest.FixtureRequest) -> RuntimeBench:
+    return RUNTIMES[request.param](request)
+
+
+@pytest.fixture(params=FIXED)
+def fixed_runtimes(request: pytest.FixtureRequest) -> RuntimeBench:
     return RUNTIMES[request.param](request)

@@ -58,8 +58,8 @@ def test_the_network_is_made_once_and_removed_once(runtimes: RuntimeBench) -> No
     assert runtimes.driver().prepare() is True
 
 
-def test_two_services_have_addresses_that_are_apart(runtimes: RuntimeBench) -> None:
-    one, other = runtimes.driver(), runtimes.other()
+def test_two_services_have_addresses_that_are_apart(fixed_runtimes: RuntimeBench) -> None:
+    one, other = fixed_runtimes.driver(), fixed_runtimes.other()
     one.prepare()
     other.prepare()
     mine, theirs = ({each.address for c in Colour for each in runtime.endpoints(c, 2)} for runtime in (one, other))
@@ -67,12 +67,12 @@ def test_two_services_have_addresses_that_are_apart(runtimes: RuntimeBench) -> N
     assert not mine & theirs
 
 
-def test_a_colour_has_the_same_addresses_whoever_asks_and_the_other_has_others(runtimes: RuntimeBench) -> None:
-    runtime = runtimes.driver()
+def test_a_colour_has_the_same_addresses_whoever_asks_and_the_other_has_others(fixed_runtimes: RuntimeBench) -> None:
+    runtime = fixed_runtimes.driver()
     runtime.prepare()
     blue = runtime.endpoints(BLUE, 2)
     assert len(set(blue)) == 2
-    assert runtimes.driver().endpoints(BLUE, 2) == blue
+    assert fixed_runtimes.driver().endpoints(BLUE, 2) == blue
     assert runtime.endpoints(BLUE, 1) == blue[:1]
     assert not set(runtime.endpoints(GREEN, 2)) & set(blue)
     assert {each.port for each in blue} == {9000}
@@ -126,13 +126,13 @@ def test_a_start_replaces_what_stood_in_the_colour_and_only_there(runtimes: Runt
     assert slots[BLUE].running == 2
 
 
-def test_addresses_outlast_a_restart_of_the_containers(runtimes: RuntimeBench) -> None:
-    runtime = runtimes.driver()
-    before = start(runtimes, runtime, BLUE, "v1")
-    start(runtimes, runtime, GREEN, "v2")
+def test_addresses_outlast_a_restart_of_the_containers(fixed_runtimes: RuntimeBench) -> None:
+    runtime = fixed_runtimes.driver()
+    before = start(fixed_runtimes, runtime, BLUE, "v1")
+    start(fixed_runtimes, runtime, GREEN, "v2")
     for replica in reversed(before):
-        runtimes.restart(replica)
-    after = runtimes.driver().replicas(BLUE)
+        fixed_runtimes.restart(replica)
+    after = fixed_runtimes.driver().replicas(BLUE)
     assert [(each.name, each.endpoint, each.running) for each in after] == [
         (each.name, each.endpoint, True) for each in before
     ]
