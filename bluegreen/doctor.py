@@ -20,10 +20,11 @@ from docker.errors import DockerException
 
 from bluegreen import plan as planning
 from bluegreen.errors import BluegreenError
+from bluegreen.follow import astray, follows
 from bluegreen.gitlab import policy_warnings, tags_of, words_of
 from bluegreen.model import Release
 from bluegreen.observe import observe
-from bluegreen.proxies.nginx import KEEPALIVE_MIN
+from bluegreen.proxies.nginx import KEEPALIVE_MIN, RESOLVE
 from bluegreen.registry import credentials, may_push, trap
 from bluegreen.runtimes.confined import confined, is_root
 from bluegreen.settings import Settings
@@ -156,6 +157,40 @@ def proxy(service: Service) -> Iterator[Finding]:
             f"a person has edited them:\n{state.edits}",
             "a deploy refuses to write over that",
             "move the edit to [proxy] in the settings or to a file of your own; then deploy with --overwrite-edits",
+        )
+
+
+def swarm(service: Service) -> Iterator[Finding]:
+    if service.swarm is None:
+        return
+    nodes = service.swarm.nodes()
+    managers = [name for name, (is_manager, ready) in nodes.items() if is_manager and ready]
+    needed = sum(is_manager for is_manager, _ in nodes.values()) // 2 + 1
+    away = sorted(name for name, (_, ready) in nodes.items() if not ready)
+    text = f"{len(nodes)} nodes, {len(managers)} managers"
+    if away:
+        why, mend = "what ran there runs elsewhere, if there is room", f"docker node inspect {away[0]}"
+        yield Finding("swarm", WARNING, f"{text}; {', '.join(away)} does not answer", why, mend)
+    elif len(managers) > 1 and len(managers) == needed:
+        yield Finding("swarm", WARNING, text, "no manager may be lost: without a majority nothing can be deployed")
+    else:
+        yield Finding("swarm", OK, text)
+    observed, settings = observe(service.runtime, service.proxy), service.settings
+    if observed.live and (amiss := astray(observed.proxy.config, settings.service, observed.live)):
+        yield Finding(
+            "swarm",
+            NOTE if follows(settings.proxy.kind, observed.proxy.version) else WARNING,
+            f"Swarm has moved tasks since the last run: {', '.join(amiss)}",
+            "the proxies' files tell of where they were",
+            "bluegreen sync",
+        )
+    if observed.proxy.version and not follows(settings.proxy.kind, observed.proxy.version):
+        yield Finding(
+            "swarm",
+            WARNING,
+            f"nginx {observed.proxy.version} does not follow tasks that Swarm moves",
+            "it sends to where they were until it is told: by bluegreen sync, or by the next deploy",
+            f"take nginx {'.'.join(map(str, RESOLVE))} or later, or HAProxy",
         )
 
 
@@ -520,6 +555,7 @@ CHECKS: tuple[Check, ...] = (
     engine,
     space,
     proxy,
+    swarm,
     certificate,
     vip,
     stopping,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from bluegreen.hosts import Host
 from bluegreen.model import Colour, Observed, Slot, SwitchRecord
 from bluegreen.proxies import Proxy, Upstreams
+from bluegreen.proxies.nginx import RESOLVE
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import Settings
 
@@ -15,6 +16,11 @@ from bluegreen.settings import Settings
 def upstreams(settings: Settings, runtime: Runtime) -> Upstreams:
     """Where the replicas of both colours are now."""
     return {colour: runtime.endpoints(colour, settings.app.replicas) for colour in Colour}
+
+
+def follows(kind: str, version: str) -> bool:
+    """Whether such a proxy learns by itself where tasks have been moved to."""
+    return kind == "haproxy" or tuple(map(int, version.split("."))) >= RESOLVE
 
 
 def astray(config: str, service: str, live: Slot, *, alone: bool = False) -> list[str]:

@@ -121,6 +121,13 @@ class SwarmRuntime(DockerRuntime):
         # Sorts after the proxy's own network, as that of containers does, and has another name than it.
         return f"bluegreen-overlay-{self._service}"
 
+    def nodes(self) -> dict[str, tuple[bool, bool]]:
+        """Each node by its name, with whether it is a manager, and whether it answers."""
+        return {
+            each["Description"]["Hostname"]: (each["Spec"]["Role"] == "manager", each["Status"]["State"] == "ready")
+            for each in self._client.api.nodes()
+        }
+
     def answers(self) -> bool:
         try:
             self._client.current()

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from bluegreen.follow import astray
+from bluegreen.follow import astray, follows
 from bluegreen.model import Colour, Endpoint, Release, Replica, Slot
 from bluegreen.proxies.driver import Driver
 from bluegreen.proxies.haproxy import HAProxy
@@ -70,3 +70,8 @@ def test_haproxy_has_every_server_begin_where_its_task_is_and_follow_it() -> Non
     assert f"server new2 tasks.shop-blue:9000 weight 1 {begins} 10.0.1.3" in text
     assert "server new1 127.0.0.1:9 weight 1" in text
     assert "resolvers shop.swarm\n    nameserver engine 127.0.0.11:53" in text
+
+
+def test_haproxy_follows_and_nginx_does_from_the_version_on_that_can() -> None:
+    found = [follows("nginx", version) for version in ("1.22.1", "1.27.2", "1.27.3", "1.30.6")]
+    assert (found, follows("haproxy", "2.6.12")) == ([False, False, True, True], True)
