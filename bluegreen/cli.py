@@ -248,7 +248,7 @@ def rollback(
 
 
 @main.command()
-@click.argument("count", type=click.IntRange(1, 50))
+@click.argument("count", type=click.IntRange(1, 100))
 @as_json
 @wait_option
 @skip_unreachable

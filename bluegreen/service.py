@@ -183,17 +183,9 @@ class Service:
         By way of the other colour, so that what carries no traffic yet is probed, and what ends is drained.
         """
 
-        def look() -> Observed:
-            observed = observe(self.runtime, self.proxy)
-            settled = planning.after_recovery(observed) if observed.unfinished else observed
-            live = settled.live
-            if live is None:
-                return observed
-            return replace(observed, image=self._kept(live.release), published=self._published(live.release))
-
         with Service.open(self.settings.sized(count)) as sized:
             planner = partial(planning.plan_scale, sized.settings)
-            return sized._run(f"scale {count}", look, planner, options, emit)
+            return sized._run(f"scale {count}", sized._observe_for_scale, planner, options, emit)
 
     def plan_deploy(self, name: str, *, build: bool = False) -> Plan:
         """What `deploy` would do now. Takes no lock and changes nothing, so that it may be overtaken."""
@@ -791,6 +783,13 @@ class Service:
             if preview:
                 return None
             raise
+
+    def _observe_for_scale(self) -> Observed:
+        observed = observe(self.runtime, self.proxy)
+        live = (planning.after_recovery(observed) if observed.unfinished else observed).live
+        if live is None:
+            return observed
+        return replace(observed, image=self._kept(live.release), published=self._published(live.release))
 
     def _observe_for_rollback(self, name: str | None) -> Observed:
         observed = observe(self.runtime, self.proxy)

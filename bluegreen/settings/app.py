@@ -133,7 +133,7 @@ class AppTable(Table):
     """How a replica of the app runs."""
 
     port: int = Field(ge=1, le=65535, description="The port that the app listens on in its container.")
-    replicas: int = Field(default=1, ge=1, le=50, description="How many containers a colour has.")
+    replicas: int = Field(default=1, ge=1, le=100, description="How many containers a colour has.")
     publish: int = Field(
         default=0,
         ge=0,

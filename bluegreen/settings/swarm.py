@@ -36,7 +36,7 @@ class SwarmTable(Table):
         AfterValidator(distinct),
     ] = Field(default=(), description='Labels of nodes over whose values replicas are spread: "node.labels.zone".')
     max_per_node: int = Field(
-        default=0, ge=0, le=50, description="How many replicas of a colour a node may run; 0 for no limit."
+        default=0, ge=0, le=100, description="How many replicas of a colour a node may run; 0 for no limit."
     )
     reserve_memory: Size | None = Field(default=None, description="The memory that is kept free for a replica.")
     reserve_cpus: float | None = Field(

@@ -62,7 +62,7 @@ class Settings(Table):
     proxy: ProxyTable = Field(default_factory=ProxyTable)
     # Behind app, against which it is checked.
     network: NetworkTable = Field(default_factory=NetworkTable)
-    swarm: SwarmTable = Field(default_factory=SwarmTable)
+    swarm: SwarmTable = Field(default_factory=SwarmTable, validate_default=True)
     retire: RetireTable = Field(default_factory=RetireTable)
     bake: BakeTable = Field(default_factory=BakeTable)
     witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)

@@ -36,7 +36,7 @@ def node(
     engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[docker.DockerClient]:
     """The engine of a host of its own, which is a swarm of one node."""
-    images = [f"{IMAGES}:{name}" for name in ("v1", "v2", "v4-exits")]
+    images = ["python:3.13-alpine", *(f"{IMAGES}:{name}" for name in ("v1", "v2", "v4-exits"))]
     with running_host(engine, tmp_path_factory.mktemp("node"), images=images) as host, host.engine() as client:
         client.swarm.init(advertise_addr=host.address)
         yield client

@@ -18,6 +18,7 @@ from bluegreen.plan import (
     leftover,
     plan_deploy,
     plan_rollback,
+    plan_scale,
     rollback_target,
     with_recovery,
 )
@@ -464,3 +465,21 @@ def test_planning_asks_nothing_and_changes_nothing() -> None:
     plan_deploy(SETTINGS, before, "v3")
     after_recovery(before)
     assert before == replace(STANDBY_V1, image=image("v3"))
+
+
+def test_another_size_is_the_live_release_in_the_other_colour_with_what_came_before_it() -> None:
+    settings = SETTINGS.sized(3)
+    plan = plan_scale(settings, replace(LIVE_V2, image=image("v2")))
+    assert [step.step for step in plan.steps] == ["start", "probe", "switch", "verify", "drain", "retire"]
+    assert (plan.action, plan.colour, plan.release) == ("scale", BLUE, release("v2", settings_hash=settings.hash))
+    assert [each.name for each in plan.before] == ["v1"]
+    assert plan.image == "sha256:v2"
+    assert settings.retire.old == "remove"
+
+
+def test_the_size_that_it_has_is_no_work_and_nothing_has_no_size() -> None:
+    live = seen(slot(BLUE, "v1", 1, running=3, wanted=3), colour=BLUE, number=1)
+    assert plan_scale(SETTINGS.sized(3), live).reason == "v1 has 3 replicas already"
+    assert plan_scale(SETTINGS.sized(3), seen(slot(BLUE, "v1", 1, running=2, wanted=3), colour=BLUE, number=1)).steps
+    with pytest.raises(Failed, match="nothing to scale"):
+        plan_scale(SETTINGS, NOTHING)

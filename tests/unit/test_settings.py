@@ -111,7 +111,7 @@ def test_the_demos_file_has_the_tables_it_needs_and_no_others() -> None:
         ("metrics.textfile", "/var/lib/shop.prom", "/var/lib/shop.prom"),
         ("notify.on", ["failed"], ("failed",)),
         ("app.port", 65535, 65535),
-        ("app.replicas", 50, 50),
+        ("app.replicas", 100, 100),
         ("app.env", {"_a1": "\"';{}$\n"}, {"_a1": "\"';{}$\n"}),
         ("app.command", ["python3", "", "{}"], ("python3", "", "{}")),
         ("app.networks", ["a.b", "bridge"], ("a.b", "bridge")),
@@ -188,7 +188,7 @@ def test_the_public_address_is_what_is_listened_on(listen: str, url: str) -> Non
         ("app.port", []),
         # Hexadecimal, TOML can write a number that Python refuses to print.
         pytest.param("app.port", 16**5000, id="app.port-huge"),
-        *(("app.replicas", value) for value in (0, 51)),
+        *(("app.replicas", value) for value in (0, 101)),
         *(("app.command", value) for value in ([], [""], "python3", [1], ["a\0"])),
         *(("app.networks", value) for value in (["host"], ["none"], ["a", "a"], ["container:x"], [""])),
         *(("app.volumes", value) for value in (["data"], ["./a:/b"], ["a:/b"], ["data:b"], ["data:/b:z"])),
