@@ -269,9 +269,7 @@ def scale(
     from bluegreen.service import Options
 
     console = Console(as_json=as_json)
-    options = Options(
-        wait=wait, witness=not no_witness, skip_unreachable=skip_unreachable, counts=console.wants_counts
-    )
+    options = Options(wait=wait, witness=not no_witness, skip_unreachable=skip_unreachable, counts=console.wants_counts)
     _conclude(console, f"scale {count}", receipt_file, None, lambda: service.scale(count, options, console.event))
 
 

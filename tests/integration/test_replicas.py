@@ -49,3 +49,26 @@ def test_a_replica_that_dies_is_passed_over_and_a_deploy_replaces_them_all(
     assert receipt["requests"]["failed"] == 0
     assert list(service.containers().values()) == ["v2"] * 3
     assert len(met(service)) == 3
+
+
+@pytest.mark.parametrize(("image", "switch"), [("nginx:stable", "live"), ("haproxy:3.2", "live")])
+def test_more_and_fewer_replicas_of_what_is_live_lose_no_request(
+    make_service: Make, engine: docker.DockerClient, image: str, switch: str
+) -> None:
+    service = make_service(image=image, switch=switch, app="replicas = 2")
+    service.deploy("v1")
+    service.deploy("v2")
+    with Load(service.url, **GENTLE) as load:
+        load.wait_for_requests(100)
+        for count in (4, 1):
+            service.ok("scale", str(count))
+            assert service.status()["live"]["replicas"] == {"running": count, "wanted": count}
+            assert len(met(service)) == count
+        assert "v2 has 1 replicas already" in service.ok("scale", "1").out
+        load.wait_for_requests(load.snapshot().total + 100)
+        result = load.stop()
+    assert (result.failed, set(result.by_release)) == (0, {"v2"}), result.explain()
+    ready = service.status()["rollback"]
+    assert (ready["release"], ready["how"]) == ("v1", "image")
+    assert service.deploy("v2")["result"] == "done", "in the number of the settings again"
+    assert len(met(service)) == 2
