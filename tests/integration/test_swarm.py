@@ -181,7 +181,7 @@ def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: 
     assert service.ok("exec", "echo", "here").out.count("here") == 2
     assert service.ok("logs").out.count("listening on 9000") == 2
     service.ok("down", "--yes")
-    assert service.left() == []
+    eventually(lambda: service.left() == [], "Swarm has let go of its network")
 
 
 @pytest.mark.parametrize("image", PROXIES)
@@ -288,3 +288,25 @@ def test_a_service_moves_from_one_engine_into_the_swarm_by_a_deploy(make: Any) -
         assert left == []
     log(f"from one engine into a swarm: {counted['requests']} requests, 0 failed")
     assert json.loads(service.ok("status", "--json").out)["live"]["replicas"] == {"running": 3, "wanted": 3}
+
+
+def test_without_a_majority_of_managers_what_runs_serves_on_and_nothing_is_changed(make: Any) -> None:
+    service = make("haproxy:3.2")
+    service.deploy("v1")
+    one, lost = service.nodes[0], service.nodes[1:]
+    for host in lost:
+        host.container.kill()
+    eventually(lambda: "no manager of the swarm can be asked" in service.run("status").err, "no leader is left", 120)
+    with clients(service, [one]) as counted:
+        refused = service.run("deploy", "v2", "--skip-unreachable")
+        time.sleep(5)  # for the requests to come that would fail
+    assert (refused.code, "no manager of the swarm can be asked" in refused.err) == (1, True), refused.text
+    assert service.answer(one) == "version 1"
+    log(f"swarm, two managers of three lost: {counted['requests']} requests, 0 failed")
+    for host in lost:
+        host.container.start()
+        host.wait()
+    eventually(lambda: _whole(service.nodes), "the swarm is whole again")
+    service.write("haproxy:3.2")
+    assert service.deploy("v2")["result"] == "done"
+    assert service.answers() == ["version 2"] * 3
