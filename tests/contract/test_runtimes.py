@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
-from benches import DockerBench, RuntimeBench
+from benches import DockerBench, RuntimeBench, SwarmBench
 from harness import IMAGES, eventually
 
 from bluegreen.errors import Failed
@@ -546,3 +547,39 @@ def test_a_start_that_the_confinement_prevents_is_told_with_the_setting_that_loo
 
 def test_an_engine_that_is_there_answers(runtimes: RuntimeBench) -> None:
     assert runtimes.driver().answers()
+
+
+def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bench = SwarmBench(request)
+    (tmp_path / "app.toml").write_text("town = 'Paris'")
+    data = bench.settings.model_dump(exclude_unset=True)
+    swarm = {"configs": {"/etc/app.toml": "app.toml"}, "constraints": ["node.role == manager"], "max_per_node": 2}
+    bench.settings = parse({**data, "swarm": swarm}, root=tmp_path)
+    bench.secrets = Secrets({"KEY": b"\0one\n"}, {"WORD": "a=b"})
+    runtime = bench.driver()
+    one, _ = start(bench, runtime, BLUE, "v1")
+    container = bench.client.containers.get(bench.container(one).id)
+
+    def inside(program: str) -> str:
+        code, out = container.exec_run(["python3", "-c", program])
+        assert code == 0, out.decode()
+        return str(out.decode()).strip()
+
+    assert inside("print(open('/etc/app.toml').read())") == "town = 'Paris'"
+    look = (
+        "import os; s = os.stat('/run/secrets/KEY'); print(oct(s.st_mode), s.st_uid, open('/run/secrets/KEY').read())"
+    )
+    assert inside(look).replace("\0", "NUL") == "0o100400 10001 NULone"
+    status = dict(
+        line.split(":\t", 1) for line in inside("print(open('/proc/1/status').read())").splitlines() if ":" in line
+    )
+    assert status["Uid"].split() == ["10001"] * 4
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert inside("print(open('/tmp/x', 'w').write('yes'))") == "3"
+    assert "Read-only" in inside("try: open('/app/x', 'w')\nexcept OSError as error: print(error)")
+    label = {"label": f"bluegreen.service={bench.settings.service}"}
+    assert (len(bench.client.secrets.list(filters=label)), len(bench.client.configs.list(filters=label))) == (1, 1)
+    runtime.remove(BLUE)
+    assert bench.client.secrets.list(filters=label) + bench.client.configs.list(filters=label) == []
