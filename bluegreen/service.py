@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -44,29 +43,20 @@ from bluegreen.model import PASSING, Colour, Event, Image, Observed, Plan, Relea
 from bluegreen.observe import observe
 from bluegreen.probe import public_host
 from bluegreen.proxies import Proxy, Upstreams
-from bluegreen.proxies.container import ProxyContainer
-from bluegreen.proxies.driver import Driver
-from bluegreen.proxies.haproxy import HAProxy
-from bluegreen.proxies.host import ProxyHost
 from bluegreen.proxies.hosts import HostsProxy
-from bluegreen.proxies.nginx import Nginx
-from bluegreen.proxies.place import Place
+from bluegreen.reach import engine_failed, in_words, reach
 from bluegreen.receipt import Start, receipt
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
-from bluegreen.runtimes.connect import address, address_of, connect
-from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.runtimes.hosts import HostsRuntime
 from bluegreen.runtimes.swarm import Managers, Node, SwarmRuntime
 from bluegreen.secret import Secrets, read_secrets
-from bluegreen.settings import EngineTable, Settings
+from bluegreen.settings import Settings
 from bluegreen.steps import PreBuild, Run, finish, is_standby, recover, verify
 from bluegreen.swarm_lock import SwarmLock
 from bluegreen.sync import bring
-from bluegreen.vip import Vip, asks, holds
+from bluegreen.vip import holds
 from bluegreen.witness import Witness
-
-DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
 AnyLock = Lock | HostsLock | SwarmLock
 Emit = Callable[[Event], None]
@@ -129,8 +119,8 @@ class Service:
         project = find(settings)
         secrets = cache(partial(read_secrets, settings, project))
         with ExitStack() as stack:
-            stack.enter_context(_in_words())
-            members, unreachable = _reach(settings, secrets, stack)
+            stack.enter_context(in_words())
+            members, unreachable = reach(settings, secrets, stack)
             first = members[0]
             service = cls(settings, first.client, first.runtime, first.proxy, first.registry, project, first.history)
             service.secrets, service.unreachable = secrets, unreachable
@@ -642,7 +632,7 @@ class Service:
     def _failure(self, error: Exception, run: Run) -> BluegreenError:
         """The error with what is true now and the receipt of the run that it ended."""
         if not isinstance(error, BluegreenError):
-            error = _engine_failed(error)
+            error = engine_failed(error)
         if run.witness:
             run.witness.stop()
         undone = not isinstance(error, NeedsPerson)
@@ -912,88 +902,11 @@ class Service:
             ) from error
 
 
-def _reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack) -> tuple[list[Host], dict[str, str]]:
-    """The hosts that can be reached, all of them asked at once, and why the others can't be.
-
-    Raises BluegreenError if none can. What was opened is closed with the stack.
-    """
-    if not settings.hosts:
-        where, _ = address()
-        return [_host(settings, secrets, stack, None, where, connect())], {}
-    members: list[Host] = []
-    unreachable: dict[str, str] = {}
-    with ThreadPoolExecutor(len(settings.hosts)) as pool:
-        opening = [pool.submit(connect, host, settings.root) for host in settings.hosts]
-    for host, opened in zip(settings.hosts, opening, strict=True):
-        try:
-            client = opened.result()
-        except BluegreenError as error:
-            if isinstance(error, SettingsError):
-                raise
-            unreachable[host.name] = error.message
-        else:
-            where, _ = address_of(host, settings.root)
-            members.append(_host(settings, secrets, stack, host, where, client))
-    if not members:
-        words = "; ".join(f"{name}: {why}" for name, why in unreachable.items())
-        raise BluegreenError(f"none of the hosts can be reached: {words}", hint="are their engines running?")
-    return members, unreachable
-
-
-def _host(
-    settings: Settings,
-    secrets: Callable[[], Secrets],
-    stack: ExitStack,
-    engine: EngineTable | None,
-    where: str,
-    client: Any,
-) -> Host:
-    """One host with its drivers, whose engine is at the address, and in this table if there are several."""
-    name, reached_at = (engine.name, engine.reached_at) if engine else ("", "")
-    stack.callback(client.close)
-    proxy = settings.proxy
-    place: Place = ProxyHost(settings, where) if proxy.where == "host" else ProxyContainer(client, proxy)
-    driver = DRIVERS[proxy.kind](settings, place)
-    if asks(settings):
-        driver.tell = Vip(client, settings).tell
-    host = Host(
-        name,
-        client,
-        DockerRuntime(client, settings, secrets, name, reached_at),
-        driver,
-        Registry(client, settings) if settings.registry.server else None,
-        History(client, settings.service, proxy.image),
-        Lock(client, settings.service, proxy.image),
-        tell=driver.tell,
-    )
-    stack.callback(host.proxy.close)
-    return host
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    try:
-        yield
-    except (DockerException, RequestException) as error:
-        raise _engine_failed(error) from error
-
-
 def _warm_up() -> None:
     """The later steps' libraries are loaded while the engine works on what it was asked: a rollback is urgent."""
     import httpx  # noqa: F401
     import jinja2  # noqa: F401
     import tenacity  # noqa: F401
-
-
-def _engine_failed(error: Exception) -> BluegreenError:
-    """The error of a library in words."""
-    if isinstance(error, DockerException):  # first, as an answer of the engine is both
-        return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
-    if isinstance(error, RequestException) and isinstance(error, ValueError):
-        return Failed(f"the Docker engine's answer can't be read: {error}")
-    if isinstance(error, RequestException):
-        return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
-    return Unexpected(error)
 
 
 def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:

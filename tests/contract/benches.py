@@ -23,11 +23,11 @@ from bluegreen.proxies import Proxy
 from bluegreen.proxies.container import ProxyContainer
 from bluegreen.proxies.place import Place
 from bluegreen.proxies.templates import unsealed
+from bluegreen.reach import DRIVERS
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.runtimes.swarm import SwarmRuntime
 from bluegreen.secret import Secrets
-from bluegreen.service import DRIVERS
 from bluegreen.settings import Settings, parse
 
 _numbers = itertools.count(1)

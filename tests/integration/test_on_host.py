@@ -22,7 +22,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies import Upstreams
 from bluegreen.proxies.driver import Driver
-from bluegreen.service import DRIVERS
+from bluegreen.reach import DRIVERS
 from bluegreen.settings import parse
 
 MAIN = {"nginx": "/etc/nginx/nginx.conf", "haproxy": "/etc/haproxy/haproxy.cfg"}

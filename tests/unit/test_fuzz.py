@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from bluegreen.cli import main
 from bluegreen.model import Colour, Endpoint, SwitchRecord
 from bluegreen.proxies.agent import Agent, AgentError
-from bluegreen.service import DRIVERS, Service
+from bluegreen.reach import DRIVERS
+from bluegreen.service import Service
 from bluegreen.settings import Settings
 
 # A library that gives up in the middle of an answer may leave its connection to the garbage collector, which says so.
