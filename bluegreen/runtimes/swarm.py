@@ -213,6 +213,8 @@ class SwarmRuntime(DockerRuntime):
                 except NotFound:
                     break
                 except APIError as error:
+                    if "not found" in str(error.explanation):
+                        break  # between the look and the removal, with its last container
                     # Swarm takes a while to learn that the last container has left.
                     if "in use" not in str(error.explanation) or time.monotonic() > deadline:
                         raise

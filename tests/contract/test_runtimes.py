@@ -426,8 +426,9 @@ def _as_root(bench: DockerBench) -> Iterator[str]:
 
 def _inside(bench: DockerBench, replica: Replica, program: str) -> str:
     """What a program prints that runs as the app does."""
-    code, out = bench.client.containers.get(replica.name).exec_run(["python3", "-c", program])
-    text = str(out.decode())
+    lines: list[str] = []
+    code = bench.driver().run(replica, ["python3", "-c", program], lambda line, is_error: lines.append(line))
+    text = "\n".join(lines)
     assert code == 0, text
     return text.strip()
 

@@ -12,8 +12,8 @@ from load import Load
 
 
 def met(service: TestService) -> set[str]:
-    """The replicas that answer."""
-    return {service.get().headers["X-Replica"] for _ in range(12)}
+    """The replicas that answer: beside other clients, whom a proxy serves in between, one may be missed many times."""
+    return {service.get().headers["X-Replica"] for _ in range(60)}
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ def own_network(engine: docker.DockerClient) -> tuple[Any, str]:
         pool = docker.types.IPAMPool(subnet=f"{prefix}.0/24", iprange=f"{prefix}.128/25")
         with contextlib.suppress(docker.errors.APIError):  # somebody has this one
             ipam = docker.types.IPAMConfig(pool_configs=[pool])
-            return engine.networks.create(f"{PREFIX}-vip-{os.getpid()}", driver="bridge", ipam=ipam), prefix
+            name = f"{PREFIX}-own-{os.getpid()}-{next(_numbers)}"
+            return engine.networks.create(name, driver="bridge", ipam=ipam), prefix
     raise AssertionError("no network is free")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import pytest
+from aftermath import Followed
 from harness import WAYS, Make, eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -34,20 +34,20 @@ def test_an_open_websocket_survives_the_switch_until_the_drain_gives_up_and_is_c
         sockets = [stack.enter_context(connect(address, open_timeout=10, proxy=None)) for _ in range(3)]
         assert [said(each) for each in sockets] == ["v1 hello"] * 3
 
-        file = service.directory / "receipt.json"
-        deploying = service.start("deploy", "v2", "--receipt", str(file))
+        deploying = Followed(service, "deploy", "v2")
         eventually(lambda: service.get().text == "version 2\n", "v2 answers")
         assert [said(each) for each in sockets] == ["v1 hello"] * 3, "what is open stays with the old release"
         with connect(address, open_timeout=10, proxy=None) as new:
             assert said(new) == "v2 hello"
+            deploying.until("switch", "done")  # by then those that are open have been counted
             sockets[0].close()
-            ran = service.finish(deploying)
+            ran = deploying.end()
             assert ran.code == 0, ran.text
             assert said(new) == "v2 hello", "those of the new release live on"
         for each in sockets[1:]:
             with pytest.raises(ConnectionClosed):
                 said(each)
-    receipt = json.loads(file.read_text())
+    receipt = deploying.receipt()
     assert receipt["websockets"] == {"open": 3, "closed": 2}
     assert receipt["requests"]["failed"] == 0
     assert "3 WebSockets were open at the switch, 2 were closed" in ran.text
