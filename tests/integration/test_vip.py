@@ -270,7 +270,7 @@ def doctor_of_vip(pair: Pair, host: Host, listen: str) -> list[Finding]:
     vip = {"address": pair.address, "interface": "eth0", "auth_pass": "1010"}
     settings = parse({"service": "shop", "app": {"port": 9000}, "proxy": {"listen": listen}, "vip": vip})
     with host.engine() as client:
-        return list(doctor.vip(SimpleNamespace(client=client, settings=settings)))
+        return list(doctor.vip(SimpleNamespace(client=client, settings=settings, hosts=None, unreachable={})))
 
 
 def test_version_3_takes_over_from_a_dead_master_and_without_preempt_keeps_the_address(pair: Pair) -> None:
