@@ -50,4 +50,4 @@ def test_an_open_websocket_survives_the_switch_until_the_drain_gives_up_and_is_c
     receipt = deploying.receipt()
     assert receipt["websockets"] == {"open": 3, "closed": 2}
     assert receipt["requests"]["failed"] == 0
-    assert "3 WebSockets were open at the switch, 2 were closed" in ran.text
+    assert "3 WebSockets were open at the switch, 2 were closed" in service.ok("receipt").out
