@@ -253,12 +253,12 @@ def test_a_node_that_is_lost_during_a_deploy_leaves_one_release_on_the_others(
 
 
 def test_there_is_one_lock_whichever_manager_is_asked_and_it_does_not_outlive_its_holder(make: Any) -> None:
-    service = make("haproxy:3.2")
+    service = make("nginx:stable")
     service.deploy("v1")
     text = (service.directory / "bluegreen.toml").read_text()
     other = SwarmService(service.name, service.directory / "other", 8080, nodes=service.nodes[1:])
     other.directory.mkdir()
-    other.write("haproxy:3.2", hosts=2)
+    other.write("nginx:stable", hosts=2)
     deploy = Followed(service, "deploy", "v2")
     deploy.until("start", "started")
     refused = other.run("deploy", "v2")
