@@ -26,7 +26,7 @@ from test_vip import own_network
 pytestmark = pytest.mark.xdist_group("hosts")
 
 NAMES = ("one", "two", "three")
-PROXIES = ["haproxy:3.2", "nginx:stable"]
+PROXIES = ["nginx:stable", "haproxy:3.2"] if FULL else ["nginx:stable"]
 PHASES = [("start", "done"), ("probe", "done"), ("switch", "done"), ("drain", "started")]
 _numbers = itertools.count(1)
 
