@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bluegreen.drain import drain
+from bluegreen.errors import Failed, NeedsPerson
 from bluegreen.hosts import Host
 from bluegreen.model import Colour, Event, Observed, Plan, Slot, SwitchRecord
 from bluegreen.observe import observe
 from bluegreen.settings import Settings
-from bluegreen.steps import Drain, Probe, Retire, Run, Start, Step, Switch, Verify
+from bluegreen.steps import Drain, Probe, Retire, Run, Start, Step, Switch, Verify, unfit
 
 
 def bring(settings: Settings, host: Host, live: Slot, record: SwitchRecord, emit: Callable[[Event], None]) -> str:
@@ -32,6 +33,11 @@ def bring(settings: Settings, host: Host, live: Slot, record: SwitchRecord, emit
         _move(settings, host, observed, live, live.colour, record, emit)
         words = f"{live.release} serves there now" + (f", in the place of {serving.release}" if serving else "")
     else:
+        if reason := unfit(settings, host.runtime, host.proxy, live):
+            raise Failed(
+                f"{host.name} can't be brought to {live.release}, which it is switched to: {reason}",
+                hint="bluegreen status; docker ps there tells what runs",
+            )
         host.runtime.keep(live.colour)
         host.proxy.commit(record)
         words = f"{live.release} serves there, and its switch is known to be that of all"
@@ -78,9 +84,17 @@ def _move(
         for step in steps:
             begun.append(step)
             emit(Event(step.name, "progress", host.name, detail=step.do(run)))
-    except BaseException:
+    except BaseException as error:
+        left = []
         for step in reversed(begun):
-            step.undo(run)
+            try:
+                step.undo(run)
+            except Exception as failure:  # an undo that fails must not keep the others from being tried
+                left.append(f"{step.name}: {failure}")
+        if left:
+            raise NeedsPerson(
+                f"{error}\nand on {host.name} it could not be undone: {'; '.join(left)}", hint="bluegreen status"
+            ) from error
         raise
     assert run.record is not None
     host.runtime.keep(colour)

@@ -198,6 +198,22 @@ def test_hosts_that_were_left_out_by_turns_are_brought_to_the_latest_of_them() -
     hosts.agreed("v3")
 
 
+def test_what_does_not_pass_its_probe_is_not_committed_where_the_others_have_committed_it() -> None:
+    hosts = hosts_of(SETTINGS["live"], "v1", "v2")
+    world = hosts.worlds["three"]
+    carried = (world.proxy or {})["shop"]
+    carried.record = replace(carried.record, committed=False)
+    for container in world.standing("shop"):
+        container.running = False
+    with pytest.raises(Failed, match="three can't be brought to v2, which it is switched to"):
+        hosts.type("sync")
+    assert not carried.record.committed
+    for container in world.standing("shop"):
+        container.running = True
+    hosts.type("sync")
+    hosts.agreed("v2")
+
+
 def test_a_host_that_is_new_gets_what_is_live() -> None:
     hosts = hosts_of(SETTINGS["live"], "v1", "v2")
     fresh = hosts_of(SETTINGS["live"]).worlds["three"]
