@@ -78,8 +78,9 @@ class Proxied(Peer):
     apps: dict[str, str] | None = None
     container: Any = None
 
+    @abstractmethod
     def config(self, release: str) -> str:
-        raise NotImplementedError
+        """The proxy's own file, with this release in use."""
 
 
 NGINX_BY_HAND = """upstream app {{ server {app}; keepalive 64; }}
