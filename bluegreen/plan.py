@@ -137,7 +137,7 @@ def leftover(settings: Settings, observed: Observed) -> Slot | None:
 
 def first(settings: Settings, observed: Observed) -> str:
     """What the next deploy or rollback will do before anything else, in words; empty if it need not."""
-    settled, live = after_recovery(observed) if observed.unfinished else observed, observed.live
+    settled, live = after_recovery(observed), observed.live
     if observed.unfinished and not observed.half_made:
         return f"keep {live.release if live else 'all'} as it is, for the run had changed nothing yet"
     if observed.unfinished and settled.live is None:

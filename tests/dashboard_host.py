@@ -30,7 +30,7 @@ seconds = 0
 class Unlocked(Service):
     """Whose lock is free."""
 
-    def _lock(self) -> Any:
+    def lock(self) -> Any:
         return FakeLock()
 
 

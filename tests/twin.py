@@ -38,7 +38,7 @@ def no_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that loads libraries which are loaded already would take a third of the time."""
     no_thread = SimpleNamespace(start=lambda: None)
     threads = SimpleNamespace(Thread=lambda **_: no_thread, Lock=threading.Lock)
-    monkeypatch.setattr("bluegreen.service.threading", threads)
+    monkeypatch.setattr("bluegreen.flow.threading", threads)
 
 
 class Locking(FakeLock):

@@ -42,7 +42,7 @@ def jumping(step: timedelta) -> type[datetime]:
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock jumps all the time."""
     clock = jumping(request.param)
-    for module in ("service", "steps", "lock"):
+    for module in ("flow", "steps", "lock"):
         monkeypatch.setattr(f"bluegreen.{module}.datetime", clock)
     monkeypatch.setattr(time, "time", lambda: clock.now().timestamp())
 
