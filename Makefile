@@ -67,6 +67,7 @@ demo-down: .venv/.stamp ## remove what the demo left
 soak: .venv/.stamp engine images ## the runs that take longer than `make test` may; results go to docs/soak.txt
 	@bench/soak
 	@bench/crash
+	@.venv/bin/python bench/million.py
 
 bench-images: .venv/.stamp engine images
 	@lab/images bluegreen-lab/wrk bluegreen-lab/caddy bluegreen-lab/compose

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from figures import Section, at_most, in_turn, median, number, ratio, spread
-from ground import NGINX, QUICK, REPOSITORY, Ground, Ran
+from ground import LABELS, NGINX, QUICK, REPOSITORY, Ground, Ran
 
 sys.path.insert(0, os.fspath(REPOSITORY / "tests" / "integration"))
 
@@ -20,12 +23,14 @@ TIME, MEMORY = 1.5, 1.3
 
 
 def several_hosts(ground: Ground) -> Section:
-    """A deploy on one host and on six, in turn."""
+    """A deploy on one host and on six, in turn, and the bare calls to start and end a container on each at once."""
     count, turns = ground.pick(MOST, 2), ground.pick(3, 1)
     section = Section(
         "Several hosts",
         f"A deploy on one host and on {count}, in turn, with an app that costs next to nothing. Each host is a"
-        " container on this machine with an engine of its own, reached over tcp, and all share its cores.",
+        " container on this machine with an engine of its own, reached over tcp, and all share its cores. What the"
+        " machine itself makes of that is told by the bare calls, in turn with them: a container is created, started,"
+        " stopped and removed on every host at once.",
         ["hosts", "runs", "run, s", "against one", "memory, MB", "against one"],
     )
     images = [NGINX, f"{QUICK}:v1", f"{QUICK}:v2"]
@@ -36,7 +41,17 @@ def several_hosts(ground: Ground) -> Section:
             directory.mkdir()
             hosts.append(stack.enter_context(running_host(ground.client, directory, images=images)))
         jobs = {str(n): _job(ground, stack, hosts[:n]) for n in (1, count)}
-        found = in_turn(turns, jobs)
+        clients = [stack.enter_context(host.engine()) for host in hosts]
+        bare: dict[str, list[float]] = {"1": [], str(count): []}
+
+        def measured(n: int) -> Callable[[], Ran]:
+            def job() -> Ran:
+                bare[str(n)].append(_bare(clients[:n]))
+                return jobs[str(n)]()
+
+            return job
+
+        found = in_turn(turns, {str(n): measured(n) for n in (1, count)})
     one, all_ = found["1"], found[str(count)]
     seconds = {name: [ran.receipt["seconds"] for ran in runs] for name, runs in found.items()}
     memory = {name: [ran.megabytes for ran in runs] for name, runs in found.items()}
@@ -51,6 +66,9 @@ def several_hosts(ground: Ground) -> Section:
                 f"{ratio(memory[name], memory['1']):.2f}",
             ]
         )
+    for name, values in bare.items():
+        row = [f"{name}, bare calls", str(len(values)), spread(values), f"{ratio(values, bare['1']):.2f}", "", ""]
+        section.rows.append(row)
     slowest = max(_steps(all_), key=lambda step: _steps(all_)[step] - _steps(one).get(step, 0.0))
     section.targets += [
         at_most(
@@ -58,8 +76,9 @@ def several_hosts(ground: Ground) -> Section:
             ratio(seconds[str(count)], seconds["1"]),
             TIME,
             reason=f"all hosts are on this machine's {os.cpu_count()} cores, where {count} engines start and end"
-            f" containers at once; most of the difference is in the step {slowest}:"
-            f" {number(_steps(one).get(slowest, 0.0))} s on one host, {number(_steps(all_)[slowest])} s on {count}.",
+            f" containers at once: the bare calls to start and end one on each at once take"
+            f" {ratio(bare[str(count)], bare['1']):.2f} times those on one. Most of the difference is in the step"
+            f" {slowest}: {number(_steps(one).get(slowest, 0.0))} s on one host, {number(_steps(all_)[slowest])} s on {count}.",
         ),
         at_most(f"memory of the command, {count} hosts against one", ratio(memory[str(count)], memory["1"]), MEMORY),
         at_most(f"memory of the command, {count} hosts", max(memory[str(count)]), 80, unit=" MB"),
@@ -98,3 +117,18 @@ def _job(ground: Ground, stack: contextlib.ExitStack, hosts: Sequence[Host]) -> 
         return service.command_of("deploy", live)
 
     return job
+
+
+def _bare(clients: Sequence[Any]) -> float:
+    """Seconds in which a container was started and ended on each of these engines, all at once."""
+
+    def one(client: Any) -> None:
+        made = client.containers.create(f"{QUICK}:v1", labels=LABELS)
+        made.start()
+        made.stop(timeout=10)
+        made.remove(v=True)
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(one, clients))
+    return time.monotonic() - start
