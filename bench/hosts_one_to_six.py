@@ -78,7 +78,8 @@ def several_hosts(ground: Ground) -> Section:
             reason=f"all hosts are on this machine's {os.cpu_count()} cores, where {count} engines start and end"
             f" containers at once: the bare calls to start and end one on each at once take"
             f" {ratio(bare[str(count)], bare['1']):.2f} times those on one. Most of the difference is in the step"
-            f" {slowest}: {number(_steps(one).get(slowest, 0.0))} s on one host, {number(_steps(all_)[slowest])} s on {count}.",
+            f" {slowest}: {number(_steps(one).get(slowest, 0.0))} s on one host, {number(_steps(all_)[slowest])} s on"
+            f" {count}.",
         ),
         at_most(f"memory of the command, {count} hosts against one", ratio(memory[str(count)], memory["1"]), MEMORY),
         at_most(f"memory of the command, {count} hosts", max(memory[str(count)]), 80, unit=" MB"),
