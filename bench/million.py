@@ -3,7 +3,7 @@
     python bench/million.py [--requests N] [--switches N] [--rate N] [--only 'PROXY WAY,...']
 
 A switch is a whole deploy, with the old container drained and removed. A line a way goes to stdout and to the file that
-BLUEGREEN_SOAK_LOG names. Exit status 1: a request failed.
+BLUEGREEN_SOAK_LOG names (docs/soak.txt unless it is set). Exit status 1: a request failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from figures import number
-from ground import HAPROXY, NGINX, Ground, Service, archive, ground
+from ground import HAPROXY, NGINX, REPOSITORY, Ground, Service, archive, ground
 from load import Load
 from switches import Seen
 
@@ -89,9 +89,8 @@ def a_round(
 
 def log(line: str) -> None:
     say(line)
-    if file := os.environ.get("BLUEGREEN_SOAK_LOG"):
-        with Path(file).open("a") as out:
-            out.write(f"{line}\n")
+    with Path(os.environ.get("BLUEGREEN_SOAK_LOG", REPOSITORY / "docs" / "soak.txt")).open("a") as out:
+        out.write(f"{line}\n")
 
 
 def say(line: str) -> None:
