@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import ALL_WAYS, FULL, IMAGES, OTHERS, PREFIX, REPOSITORY, WAYS
+from harness import ALL_WAYS, IMAGES, PAIRS, PREFIX, REPOSITORY
 from installed import PlayedHost, installed
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
@@ -299,9 +299,16 @@ def settings_of(name: str, **tables: Any) -> Settings:
 
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
-    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in WAYS},
-    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in (ALL_WAYS if FULL else OTHERS[::2])},
+    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in ALL_WAYS},
+    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in ALL_WAYS},
 }
+
+
+def some_proxies(turn: int) -> list[str]:
+    """The fake, an nginx and a HAProxy, one of them in a container and one on a host: in eight turns, every bench."""
+    names = [f"{image}-{mode}" for image, mode in PAIRS[turn // 2 % len(PAIRS)]]
+    names[turn % 2] += "-host"
+    return ["fake", *names]
 
 
 class RuntimeBench(ABC):

@@ -28,7 +28,7 @@ from bluegreen.proxies.nginx import Nginx
 from bluegreen.settings import Settings, parse
 
 SOURCE = Path(bluegreen.__file__).parent
-EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "100" if FULL else "20"))
 VERSIONS = ["haproxy:2.6", *(["haproxy:3.0"] if FULL else []), "haproxy:3.2", "nginx:1.22", "nginx:stable"]
 
 
