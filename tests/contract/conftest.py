@@ -66,7 +66,11 @@ def proxies(request: pytest.FixtureRequest) -> ProxyBench:
     return PROXIES[request.param](request)
 
 
-@pytest.fixture(params=RUNTIMES)
+SWARM = pytest.mark.xdist_group("swarm")
+"""In one worker, so that one host is played for all."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[SWARM] if name == "swarm" else []) for name in RUNTIMES])
 def runtimes(request: pytest.FixtureRequest) -> RuntimeBench:
     return RUNTIMES[request.param](request)
 

@@ -550,6 +550,7 @@ def test_an_engine_that_is_there_answers(runtimes: RuntimeBench) -> None:
     assert runtimes.driver().answers()
 
 
+@pytest.mark.xdist_group("swarm")
 def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

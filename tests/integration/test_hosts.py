@@ -9,6 +9,8 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,13 @@ def three(
     with contextlib.ExitStack() as stack:
         network, subnet = own_network(engine)
         stack.callback(network.remove)
-        hosts = []
-        for number, name in enumerate(NAMES, 11):
-            beside = network, f"{subnet}.{number}"
+
+        def host_of(number: int, name: str) -> AbstractContextManager[Host]:
             directory = tmp_path_factory.mktemp(name)
-            hosts.append(stack.enter_context(running_host(engine, directory, beside=beside, tls=name == "one")))
+            return running_host(engine, directory, beside=(network, f"{subnet}.{number}"), tls=name == "one")
+
+        with ThreadPoolExecutor() as pool:
+            hosts = list(pool.map(stack.enter_context, itertools.starmap(host_of, enumerate(NAMES, 11))))
         yield hosts
 
 
