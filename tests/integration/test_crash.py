@@ -23,7 +23,7 @@ import docker
 import pytest
 from aftermath import GENTLE, Followed, things
 from evidence import log
-from harness import FULL, REPOSITORY, Make, Ran, TestService, eventually
+from harness import FULL, REPOSITORY, Make, Ran, TestService, eventually, executed
 from killing import MOMENTS, changes
 from load import Load
 
@@ -161,10 +161,7 @@ class Elsewhere:
 
     def _in_proxy(self, *command: str) -> str:
         proxy = self.engine.containers.get(f"bluegreen-proxy-127.0.0.1-{self.here.port}")
-        # The SDK loses what is said before it listens.
-        late = ["sh", "-c", 'sleep 0.2; exec "$@"', "sh", *command]
-        raw: bytes = proxy.exec_run(late, stderr=False, user="0").output
-        return raw.decode()
+        return executed(proxy, command, stderr=False, user="0").output.decode()
 
     def _start(self, command: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -7,7 +7,7 @@ from typing import Any
 import docker
 import pytest
 from aftermath import edit, things
-from harness import FULL, Make, TestService
+from harness import FULL, Make, TestService, executed
 
 SAMPLE = [("nginx:stable", "live", ".conf"), ("haproxy:3.2", "reload", ".cfg")]
 NOTE = "# the night shift was here"
@@ -19,7 +19,7 @@ def proxy_of(engine: docker.DockerClient, service: TestService) -> Any:
 
 def sh(container: Any, script: str) -> str:
     """What a person's script prints in the proxy's container."""
-    code, words = container.exec_run(["sh", "-ec", script])
+    code, words = executed(container, ["sh", "-ec", script])
     assert code == 0, words.decode()
     return words.decode()
 

@@ -11,7 +11,7 @@ import docker
 import httpx
 import pytest
 from aftermath import Followed, edit
-from harness import FULL, MODES, PAIRS, PREFIX, eventually
+from harness import FULL, MODES, PAIRS, PREFIX, eventually, executed
 from hosts import APPS, Host, HostService, running_host, write_settings
 
 pytestmark = pytest.mark.xdist_group("engine-restart")
@@ -193,7 +193,7 @@ def secrets(host: Host, service: HostService) -> list[str]:
     """The secret of each container, as the app finds it."""
     with host.engine() as client:
         found = [client.containers.get(name) for name in service.containers()]
-        return [str(each.exec_run(["cat", "/run/secrets/PASSWORD"]).output.decode()) for each in found]
+        return [str(executed(each, ["cat", "/run/secrets/PASSWORD"]).output.decode()) for each in found]
 
 
 def starts(host: Host, services: list[HostService]) -> dict[str, str]:

@@ -21,7 +21,7 @@ import pytest
 from aftermath import GENTLE, Followed
 from certificates import Authority
 from evidence import log
-from harness import FULL, IMAGES, PREFIX, TestService, eventually
+from harness import FULL, IMAGES, PREFIX, TestService, eventually, executed
 from hosts import Host, Ssh, releases, running_host, scanned, write_settings
 from load import Load
 from test_vip import own_network
@@ -275,7 +275,7 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release_on_the_others(
 def test_a_proxy_that_refuses_its_config_keeps_all_from_being_switched(service: SeveralService) -> None:
     with service.hosts[2].engine() as client:
         [proxy] = client.containers.list(filters={"label": "bluegreen.proxy"})
-        code, words = proxy.exec_run(["sh", "-c", "echo nonsense >/bluegreen/services/zz-broken.conf"])
+        code, words = executed(proxy, ["sh", "-c", "echo nonsense >/bluegreen/services/zz-broken.conf"])
         assert code == 0, words
     file = service.directory / "bluegreen.toml"
     file.write_text(file.read_text().replace("[bake]", 'read_timeout = "99s"\n[bake]'))
@@ -286,7 +286,7 @@ def test_a_proxy_that_refuses_its_config_keeps_all_from_being_switched(service: 
     assert "v1 still serves" in ran.err
     with service.hosts[2].engine() as client:
         [proxy] = client.containers.list(filters={"label": "bluegreen.proxy"})
-        proxy.exec_run(["rm", "/bluegreen/services/zz-broken.conf"])
+        executed(proxy, ["rm", "/bluegreen/services/zz-broken.conf"])
     service.agreed("v1")
 
 

@@ -16,7 +16,7 @@ import docker
 import httpx
 import pytest
 from certificates import NOW, Authority
-from harness import FULL, Make, TestService
+from harness import FULL, Make, TestService, executed
 
 PROXIES = ["nginx:1.22", "nginx:stable", "haproxy:2.6", "haproxy:3.2"]
 CURRENT = ["nginx:stable", "haproxy:3.2"]
@@ -97,15 +97,15 @@ def nobody_reads_the_key(engine: docker.DockerClient, service: TestService, key:
     """It stands in no label and no log, and in files of the proxy that are for its user alone."""
     secret = key.splitlines()[1]
     proxy = engine.containers.get(f"bluegreen-proxy-127.0.0.1-{service.port}")
-    listed = proxy.exec_run(["sh", "-c", "stat -c '%a %u %n' /bluegreen/tls/*; stat -c %u /proc/1"]).output
+    listed = executed(proxy, ["sh", "-c", "stat -c '%a %u %n' /bluegreen/tls/*; stat -c %u /proc/1"]).output
     *files, owner = listed.decode().splitlines()
     assert files
     assert {file.split()[0] for file in files} == {"600"}
     assert {file.split()[1] for file in files} == {owner}
     search = ["grep", "-rsl", "--", secret, "/bluegreen", "/tmp"]
-    found = proxy.exec_run(search).output.decode().split()
+    found = executed(proxy, search).output.decode().split()
     assert [Path(file).parent.name for file in found] == ["tls"]
-    assert proxy.exec_run(search, user="4321").output == b""
+    assert executed(proxy, search, user="4321").output == b""
     assert secret not in json.dumps(proxy.attrs)
     assert secret not in proxy.logs().decode()
     for name in service.containers():
