@@ -26,7 +26,7 @@ from hosts import Host, Ssh, releases, running_host, scanned, write_settings
 from load import Load
 from test_vip import own_network
 
-pytestmark = pytest.mark.xdist_group("hosts")
+pytestmark = pytest.mark.xdist_group("three hosts")
 
 NAMES = ("one", "two", "three")
 PHASES = [("start", "started"), ("probe", "done"), ("switch", "done"), ("drain", "started")]
