@@ -1,7 +1,7 @@
 # bluegreen: `make help` lists the targets.
 SHELL := /bin/bash
-# Tests wait more than they work: three workers keep two cores busy.
-WORKERS ?= 3
+# More than there are cores: tests wait as much as they work.
+WORKERS ?= 4
 PYTEST := .venv/bin/python -m pytest
 
 # A machine that forbids byte code would make every start of every command slower.
