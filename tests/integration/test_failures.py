@@ -85,7 +85,7 @@ def test_a_release_that_dies_after_the_switch_is_taken_back(
     assert ("switch", "undone") in states
 
 
-@pytest.mark.parametrize("release", [*BROKEN, "v4-dies"] if FULL else ["v4-wrong-version", "v4-dies"])
+@pytest.mark.parametrize("release", [*BROKEN, "v4-dies"] if FULL else ["v4-dies"])
 def test_a_broken_first_release_leaves_an_empty_host_empty(
     make_service: Make, engine: docker.DockerClient, release: str
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_run_that_waits_has_its_turn_and_acts_on_what_is_true_then(make_servic
     assert list(service.containers().values()) == ["v3"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM] if FULL else [signal.SIGTERM])
 def test_a_run_that_waits_can_be_interrupted(make_service: Make, number: signal.Signals) -> None:
     service = make_service(bake=3600)
     holder = Followed(service, "deploy", "v1")

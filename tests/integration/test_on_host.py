@@ -136,7 +136,7 @@ print $own "GET / HTTP/1.0\\r\\n\\r\\n"; print <$own>;
 """
 
 
-@pytest.mark.parametrize("image", ["nginx:stable", "haproxy:3.2"])
+@pytest.mark.parametrize("image", ["nginx:stable", "haproxy:3.2"] if FULL else ["haproxy:3.2"])
 def test_a_service_without_tls_takes_nothing_from_one_that_has_it(
     engine: docker.DockerClient,
     authority: Authority,

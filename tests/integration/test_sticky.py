@@ -55,8 +55,7 @@ def replicas(service: TestService, asked: int = 12) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("haproxy", "switch"),
-    list(itertools.product(HAPROXY, MODES)) if FULL else [("haproxy:2.6", "live"), ("haproxy:3.2", "reload")],
+    ("haproxy", "switch"), list(itertools.product(HAPROXY, MODES)) if FULL else [("haproxy:2.6", "live")]
 )
 def test_a_sticky_client_stays_until_the_switch_and_moves_then_without_a_failure(
     make_service: Make, haproxy: str, switch: str

@@ -73,7 +73,7 @@ def test_a_release_that_opens_no_port_never_gets_a_connection(make_service: Make
     assert service.get().text.strip() == "version 1"
 
 
-@pytest.mark.parametrize("image", [*NGINX, *HAPROXY] if FULL else [NGINX[1], HAPROXY[0]])
+@pytest.mark.parametrize("image", [*NGINX, *HAPROXY] if FULL else [NGINX[1]])
 def test_a_plain_load_balancer_passes_over_a_stopped_server(
     make_service: Make, servers: Servers, free_port: Callable[[], int], image: str
 ) -> None:

@@ -114,7 +114,7 @@ def nobody_reads_the_key(engine: docker.DockerClient, service: TestService, key:
         assert secret not in file.read_text()
 
 
-@current
+@pytest.mark.parametrize("image", CURRENT if FULL else ["haproxy:3.2"])
 def test_the_app_is_told_of_https_by_the_proxy_and_not_by_its_client(
     secure: Secure, authority: Authority, tmp_path: Path, image: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_a_pair_that_will_not_do_is_refused_and_the_old_release_still_serves(
     refused("proxy.tls.key", "is not the key of")
 
 
-@current
+@pytest.mark.parametrize("image", CURRENT if FULL else ["nginx:stable"])
 def test_a_new_pair_is_in_use_after_a_deploy_of_the_same_release(
     secure: Secure, authority: Authority, image: str
 ) -> None:
