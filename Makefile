@@ -1,19 +1,23 @@
 # bluegreen: `make help` lists the targets.
 SHELL := /bin/bash
-WORKERS ?= 2
+# More than there are cores: tests wait as much as they work.
+WORKERS ?= 4
 PYTEST := .venv/bin/python -m pytest
 
 # A machine that forbids byte code would make every start of every command slower.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab engine images ci-local browser terminal ci test lint test-unit test-contract test-integration demo demo-down \
-	soak bench bench-quick bench-images clean
+.PHONY: help lab parts engine images ci-local browser terminal ci test lint test-unit test-contract test-integration demo \
+	demo-down soak bench bench-quick bench-images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-lab: .venv/.stamp engine images ci-local browser terminal ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
+lab: ## set up: .venv, a Docker engine, the base images, what runs pipelines and pages
+	@$(MAKE) --no-print-directory -j 4 parts
+
+parts: .venv/.stamp engine images ci-local browser terminal
 
 .venv/.stamp: setup.cfg lab/requirements.lock
 	@lab/venv

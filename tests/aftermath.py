@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from harness import IMAGES, Ran, TestService, eventually
+from harness import FULL, IMAGES, Ran, TestService, eventually
 
-GENTLE = {"keepalive": 8, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 120}
+GENTLE = {"keepalive": 8, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 120 if FULL else 80}
 """A load of GET requests alone, for hosts on which other things have to happen meanwhile."""
 
 

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import REPOSITORY
+from harness import FULL, REPOSITORY
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 AXE = REPOSITORY / ".lab/browser/node_modules/axe-core/axe.min.js"
 WIDTHS = {"phone": 375, "desktop": 1200}
+EVERY_LOOK = [(device, scheme) for device in WIDTHS for scheme in ("light", "dark")]
+LOOKS = EVERY_LOOK if FULL or os.environ.get("BLUEGREEN_SCREENSHOTS") else [("phone", "light"), ("desktop", "dark")]
+"""The devices and colour schemes that a page is looked at on."""
 SERIOUS = ("serious", "critical")
 
 

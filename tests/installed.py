@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import docker
-from harness import PREFIX, eventually
+from harness import PREFIX, eventually, executed
 
 from bluegreen.proxies.host import ProxyHost
 from bluegreen.runtimes.connect import LOCAL
@@ -76,7 +76,7 @@ def installed(
     )
     pid_file = f"/run/{image.partition(':')[0]}.pid"
     try:
-        eventually(lambda: machine.exec_run(["test", "-s", pid_file]).exit_code == 0, f"{image} runs")
+        eventually(lambda: executed(machine, ["test", "-s", pid_file]).exit_code == 0, f"{image} runs")
         yield machine
     finally:
         machine.remove(force=True, v=True)
@@ -84,12 +84,12 @@ def installed(
 
 def files(machine: Any, *directories: str) -> dict[str, tuple[str, str]]:
     """The mode and the content of each file with something in it below these directories of the host."""
-    listed = machine.exec_run(["grep", "-rl", "", *directories], stderr=False).output.decode().split()
+    listed = executed(machine, ["grep", "-rl", "", *directories], stderr=False).output.decode().split()
     return {path: (run(machine, "stat", "-c", "%a", path).strip(), run(machine, "cat", path)) for path in listed}
 
 
 def run(machine: Any, *command: str) -> str:
     """What a command on the host prints."""
-    code, raw = machine.exec_run(list(command))
+    code, raw = executed(machine, list(command))
     assert code == 0, raw.decode()
     return raw.decode()

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeProxy, FakeRuntime, World, quick_settings
-from harness import ALL_WAYS, FULL, IMAGES, OTHERS, PREFIX, REPOSITORY, WAYS
+from harness import ALL_WAYS, IMAGES, PAIRS, PREFIX, REPOSITORY, executed
 from installed import PlayedHost, installed
 
 from bluegreen.model import Colour, Endpoint, Release, Replica
@@ -188,13 +188,13 @@ class ContainerBench(ProxyBench):
     def file(self) -> str:
         name = f"bluegreen-proxy-127.0.0.1-{self.port}"
         path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
-        code, raw = self.client.containers.get(name).exec_run(["cat", path], stderr=False)
+        code, raw = executed(self.client.containers.get(name), ["cat", path], stderr=False)
         return "" if code else unsealed(raw.decode())
 
     def edit(self) -> None:
         path = f"/bluegreen/services/{self.settings.service}{DRIVERS[self.kind].suffix}"
         container = self.client.containers.get(f"bluegreen-proxy-127.0.0.1-{self.port}")
-        assert container.exec_run(["sh", "-c", f"echo '{EDIT}' >>{path}"]).exit_code == 0
+        assert executed(container, ["sh", "-c", f"echo '{EDIT}' >>{path}"]).exit_code == 0
 
     def left(self) -> list[str]:
         named = {"name": f"-{self.port}"}  # with the dash: a volume of no name has one of digits
@@ -257,7 +257,7 @@ class HostBench(ContainerBench):
 
     def run(self, *command: str) -> str:
         """What a command on the host prints; nothing if it fails."""
-        code, raw = self.machine.exec_run(list(command), stderr=False)
+        code, raw = executed(self.machine, list(command), stderr=False)
         return "" if code else raw.decode()
 
     def _close(self) -> None:
@@ -299,9 +299,16 @@ def settings_of(name: str, **tables: Any) -> Settings:
 
 PROXIES: dict[str, Callable[[pytest.FixtureRequest], ProxyBench]] = {
     "fake": FakeProxyBench,
-    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in WAYS},
-    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in (ALL_WAYS if FULL else OTHERS[::2])},
+    **{f"{image}-{mode}": partial(ContainerBench, image, mode) for image, mode in ALL_WAYS},
+    **{f"{image}-{mode}-host": partial(HostBench, image, mode) for image, mode in ALL_WAYS},
 }
+
+
+def some_proxies(turn: int) -> list[str]:
+    """The fake, an nginx and a HAProxy, one of them in a container and one on a host: in eight turns, every bench."""
+    names = [f"{image}-{mode}" for image, mode in PAIRS[turn // 2 % len(PAIRS)]]
+    names[turn % 2] += "-host"
+    return ["fake", *names]
 
 
 class RuntimeBench(ABC):
@@ -376,7 +383,7 @@ class DockerBench(RuntimeBench):
         self.client.containers.get(replica.name).restart(timeout=2)
 
     def crash(self, replica: Replica) -> None:
-        self.client.containers.get(replica.name).exec_run(["python3", "-c", "import os; os.kill(1, 15)"])
+        executed(self.client.containers.get(replica.name), ["python3", "-c", "import os; os.kill(1, 15)"])
 
     def _remove(self) -> None:
         for runtime in (self.driver(), self.other()):
@@ -410,7 +417,7 @@ class SwarmBench(RuntimeBench):
         self.container(replica).restart(timeout=2)
 
     def crash(self, replica: Replica) -> None:
-        self.container(replica).exec_run(["python3", "-c", "import os; os.kill(1, 15)"])
+        executed(self.container(replica), ["python3", "-c", "import os; os.kill(1, 15)"])
 
     def container(self, replica: Replica) -> Any:
         [found] = self.client.containers.list(filters={"label": f"com.docker.swarm.task.id={replica.id}"})

@@ -7,8 +7,19 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from benches import FIXED, PROXIES, RUNTIMES, Apps, ProxyBench, RuntimeBench, fresh_name, settings_of, start
-from harness import IMAGES
+from benches import (
+    FIXED,
+    PROXIES,
+    RUNTIMES,
+    Apps,
+    ProxyBench,
+    RuntimeBench,
+    fresh_name,
+    settings_of,
+    some_proxies,
+    start,
+)
+from harness import FULL, IMAGES
 from hosts import running_host
 
 from bluegreen.model import Colour
@@ -42,12 +53,24 @@ def node(
         yield client
 
 
-@pytest.fixture(params=PROXIES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of proxies has its turn by its place in the file; in the soak, it runs on all."""
+    if "proxies" in metafunc.fixturenames:
+        tests = [name for name in vars(metafunc.module) if name.startswith("test_")]
+        turn = tests.index(metafunc.function.__name__)
+        metafunc.parametrize("proxies", list(PROXIES) if FULL else some_proxies(turn), indirect=True)
+
+
+@pytest.fixture
 def proxies(request: pytest.FixtureRequest) -> ProxyBench:
     return PROXIES[request.param](request)
 
 
-@pytest.fixture(params=RUNTIMES)
+SWARM = pytest.mark.xdist_group("swarm")
+"""In one worker, so that one host is played for all."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[SWARM] if name == "swarm" else []) for name in RUNTIMES])
 def runtimes(request: pytest.FixtureRequest) -> RuntimeBench:
     return RUNTIMES[request.param](request)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from benches import HostBench
-from harness import HAPROXY, NGINX, eventually
+from harness import FULL, HAPROXY, NGINX, eventually
 from test_proxies import BLUE, GREEN, VERSION, first_switch, record, to_green
 
 from bluegreen.errors import Failed
@@ -18,7 +18,7 @@ COMMAND = "/usr/local/bin/persons-reload"
 Installed = Callable[..., HostBench]
 
 
-@pytest.fixture(params=[NGINX[1], HAPROXY[0], HAPROXY[1]])
+@pytest.fixture(params=[*NGINX, *HAPROXY] if FULL else [NGINX[1], HAPROXY[0]])
 def installed(request: pytest.FixtureRequest) -> Installed:
     """Makes a proxy of a person's own, switched by reload, with these settings of `[proxy.host]`."""
     return partial(HostBench, request.param, "reload", request)

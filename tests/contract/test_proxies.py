@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from benches import EDIT, ContainerBench, ProxyBench
-from harness import HAPROXY, NGINX, eventually
+from harness import HAPROXY, NGINX, eventually, executed
 
 from bluegreen import archive
 from bluegreen.errors import BluegreenError, Failed
@@ -313,7 +313,7 @@ def test_a_container_of_a_proxy_may_do_no_more_than_it_needs(image: str, request
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert (host["ReadonlyRootfs"], host["PidsLimit"]) == (True, 1024)
     look = "cat /proc/1/status; stat -c 'owner %u' /bluegreen /bluegreen/services /bluegreen/state; touch /etc/x"
-    seen = container.exec_run(["sh", "-c", look]).output.decode()
+    seen = executed(container, ["sh", "-c", look]).output.decode()
     status = dict(line.split(":\t", 1) for line in seen.splitlines() if ":\t" in line)
     assert status["Uid"].split() == ["65532"] * 4
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}

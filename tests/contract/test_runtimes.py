@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import pytest
 from benches import DockerBench, RuntimeBench, SwarmBench
-from harness import IMAGES, eventually
+from harness import IMAGES, eventually, executed
 
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, OneShot, Release, Replica
@@ -512,7 +512,7 @@ def test_a_secret_is_a_file_for_the_apps_user_alone_that_nothing_else_shows(
     if number:
         fail = "try: open('/run/secrets/OTHER', 'w')\nexcept OSError as error: print(error)"
         assert "Permission denied" in _inside(docker_bench, one, fail)
-        code, _ = container.exec_run(["cat", "/run/secrets/PASSWORD"], user="4321")
+        code, _ = executed(container, ["cat", "/run/secrets/PASSWORD"], user="4321")
         assert code, "another user of the container can't read it"
 
 
@@ -550,6 +550,7 @@ def test_an_engine_that_is_there_answers(runtimes: RuntimeBench) -> None:
     assert runtimes.driver().answers()
 
 
+@pytest.mark.xdist_group("swarm")
 def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -564,7 +565,7 @@ def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     container = bench.client.containers.get(bench.container(one).id)
 
     def inside(program: str) -> str:
-        code, out = container.exec_run(["python3", "-c", program])
+        code, out = executed(container, ["python3", "-c", program])
         assert code == 0, out.decode()
         return str(out.decode()).strip()
 

@@ -17,6 +17,16 @@ from gitlab_double import GitLab
 from gitlab_registry import remove_images
 from harness import IMAGES, PREFIX, REPOSITORY, Make, TestService
 
+LONGEST = ["test_zero_loss", "test_crash", "test_in_flight"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest is begun first, so that no worker goes on with it alone at the end.
+
+    Groups are begun before all others by pytest-xdist itself, the largest first.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _releases(releases: None) -> None:

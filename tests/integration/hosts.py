@@ -17,7 +17,7 @@ from typing import Any
 
 import docker
 from certificates import Authority
-from harness import IMAGES, PREFIX, REPOSITORY, Ran, TestService, eventually
+from harness import IMAGES, PREFIX, REPOSITORY, Ran, TestService, eventually, executed
 
 from bluegreen.runtimes.connect import with_own_authority
 
@@ -105,17 +105,17 @@ class Host:
 
     def sh(self, script: str) -> str:
         """What a script says that a person runs on the host."""
-        code, words = self.container.exec_run(["sh", "-ec", script])
+        code, words = executed(self.container, ["sh", "-ec", script])
         assert code == 0, words.decode()
         return words.decode()
 
     def dockerd(self) -> int:
         """The process of its engine, by the host's own count; 0 if there is none."""
-        found = self.container.exec_run(["pidof", "dockerd"])
+        found = executed(self.container, ["pidof", "dockerd"])
         return int(found.output.split()[0]) if found.exit_code == 0 else 0
 
     def signal(self, name: str, process: int) -> None:
-        code, words = self.container.exec_run(["kill", f"-{name}", str(process)])
+        code, words = executed(self.container, ["kill", f"-{name}", str(process)])
         assert code == 0, words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ import docker
 import pytest
 from aftermath import edit, things
 from docker.types import IPAMConfig, IPAMPool
-from harness import PREFIX, Make, Ran, TestService
+from harness import FULL, PREFIX, Make, Ran, TestService
 
 COMMANDS = ["build", "deploy", "down", "init", "rollback", "status", "watch"]
 
@@ -25,14 +26,32 @@ def refused(ran: Ran, code: int, *words: str) -> None:
     assert "Traceback" not in ran.text
 
 
-@pytest.mark.parametrize("command", [["status"], ["deploy", "v1"], ["deploy", "v1", "--plan"], ["watch"]])
-def test_a_missing_settings_file_is_named_and_the_way_to_get_one(make_service: Make, command: list[str]) -> None:
+def each_with_one(commands: list[list[str]], others: list[str]) -> list[tuple[list[str], str]]:
+    """Each of the commands with each of the others, of which the soak has time for all; else with one, by turns."""
+    if FULL:
+        return list(itertools.product(commands, others))
+    turns = range(max(len(commands), len(others)))
+    return [(commands[turn % len(commands)], others[turn % len(others)]) for turn in turns]
+
+
+@pytest.mark.parametrize(
+    ("command", "where"),
+    each_with_one(
+        [["status"], ["deploy", "v1"], ["deploy", "v1", "--plan"], ["watch"]], ["default", "option", "variable"]
+    ),
+)
+def test_a_missing_settings_file_is_named_and_the_way_to_get_one(
+    make_service: Make, command: list[str], where: str
+) -> None:
     service = make_service()
     (service.directory / "bluegreen.toml").unlink()
-    refused(service.run(*command), 3, "no settings file bluegreen.toml", "bluegreen init")
-    refused(service.run("-c", "other.toml", *command), 3, "other.toml")
-    service.env["BLUEGREEN_CONFIG"] = "third.toml"
-    refused(service.run(*command), 3, "third.toml")
+    if where == "default":
+        refused(service.run(*command), 3, "no settings file bluegreen.toml", "bluegreen init")
+    elif where == "option":
+        refused(service.run("-c", "other.toml", *command), 3, "other.toml")
+    else:
+        service.env["BLUEGREEN_CONFIG"] = "third.toml"
+        refused(service.run(*command), 3, "third.toml")
 
 
 @pytest.mark.parametrize(
@@ -61,15 +80,20 @@ def test_all_problems_are_told_at_once(make_service: Make) -> None:
     refused(service.run("status"), 3, "has 3 problems", "app.replicas: ", "app.memory: ", "retire.old: ")
 
 
-@pytest.mark.parametrize("release", ["v2;x", "../v2", "", "v" * 200, "v2\n}", "v2\x1b[31m", "-v2", "v2 "])
+@pytest.mark.parametrize(
+    ("command", "release"),
+    each_with_one(
+        [["deploy", "--plan"], ["deploy"], ["rollback"], ["build"]],
+        ["v2;x", "../v2", "", "v" * 200, "v2\n}", "v2\x1b[31m", "-v2", "v2 "],
+    ),
+)
 def test_a_name_that_no_image_tag_can_have_is_refused(
-    make_service: Make, engine: docker.DockerClient, release: str
+    make_service: Make, engine: docker.DockerClient, command: list[str], release: str
 ) -> None:
     service = make_service()
-    for command in (["deploy", "--plan"], ["deploy"], ["rollback"], ["build"]):
-        ran = service.run(*command, "--", release)
-        refused(ran, 2, "can't be the name of a release", "the image's tag")
-        assert "\x1b" not in ran.text
+    ran = service.run(*command, "--", release)
+    refused(ran, 2, "can't be the name of a release", "the image's tag")
+    assert "\x1b" not in ran.text
     assert things(engine, service) == set()
 
 
@@ -103,14 +127,19 @@ def test_another_subnet_than_the_network_has_is_refused_with_its_path(
     assert things(engine, service) == before
 
 
-@pytest.mark.parametrize("command", [["status"], ["deploy", "v1"], ["rollback"], ["down", "--yes"], ["build", "v1"]])
-def test_without_an_engine_the_words_say_so(make_service: Make, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    each_with_one(
+        [["status"], ["deploy", "v1"], ["rollback"], ["down", "--yes"], ["build", "v1"]], ["socket", "port"]
+    ),
+)
+def test_without_an_engine_the_words_say_so(make_service: Make, command: list[str], kind: str) -> None:
     service = make_service()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can have it
-        for address in ("unix:///nonexistent/docker.sock", f"tcp://127.0.0.1:{closed.getsockname()[1]}"):
-            service.env["DOCKER_HOST"] = address
-            refused(service.run(*command), 1, f"no Docker engine answers at {address}", "docker info")
+        address = "unix:///nonexistent/docker.sock" if kind == "socket" else f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        service.env["DOCKER_HOST"] = address
+        refused(service.run(*command), 1, f"no Docker engine answers at {address}", "docker info")
 
 
 @pytest.mark.parametrize("address", ["nonsense", "gopher://127.0.0.1:70", "tcp://", "ssh://"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aftermath import GENTLE, edit
-from harness import ALL_WAYS, FULL, Make, TestService
+from harness import Make, TestService, ways
 from load import Load
 
 USERS = {**GENTLE, "post": 0.3}
@@ -33,10 +33,7 @@ def taken_back(service: TestService, release: str) -> dict[str, Any]:
     return receipt["bake"]
 
 
-WAYS = ALL_WAYS if FULL else [("nginx:stable", "live"), ("haproxy:3.2", "live")]
-
-
-@pytest.mark.parametrize(("image", "switch"), WAYS)
+@pytest.mark.parametrize(("image", "switch"), ways(3))
 def test_a_release_that_answers_users_with_errors_is_taken_back_and_a_good_one_is_not(
     make_service: Make, image: str, switch: str
 ) -> None:

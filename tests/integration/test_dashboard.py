@@ -17,7 +17,7 @@ import docker
 import httpx
 import pytest
 from aftermath import Followed, edit
-from browser import WIDTHS, Browser, chromium, pictures
+from browser import LOOKS, WIDTHS, Browser, chromium, pictures
 from harness import Make, TestService, eventually
 from hosts import SOCKET
 from relay import relay
@@ -76,15 +76,9 @@ def says(browser: Browser, words: str) -> None:
         raise AssertionError(f"{error}; the page says: {browser.text}") from None
 
 
-EVERY_WAY = [(device, scheme) for device in WIDTHS for scheme in ("light", "dark")]
-TWO_WAYS = [("phone", "light"), ("desktop", "dark")]
-
-
-def looks_well(
-    browser: Browser, board: Board, name: str, screenshots: Path, ready: str, ways: list[tuple[str, str]]
-) -> None:
+def looks_well(browser: Browser, board: Board, name: str, screenshots: Path, ready: str) -> None:
     """On a phone and a desktop, in light and dark, nothing is wrong with it, and it asks nobody else for anything."""
-    for device, scheme in ways:
+    for device, scheme in LOOKS:
         browser.open(board.url, width=WIDTHS[device], scheme=scheme)
         says(browser, ready)
         assert not browser.overflows(), (device, scheme)
@@ -139,7 +133,7 @@ def test_a_deploy_from_a_terminal_is_followed_live(make_service: Make, browser: 
         assert browser.run(STILL_MINE) == "yes", "the page was never loaded again"
         is_quiet(browser, board)
 
-        looks_well(browser, board, "live", pictures(tmp_path), "answers a second · p50 ", EVERY_WAY)
+        looks_well(browser, board, "live", pictures(tmp_path), "answers a second · p50 ")
         browser.run(CLICK, "#runs a")
         says(browser, "Deploy v1 → v2")
         says(browser, "The hand-over")
@@ -200,7 +194,7 @@ def test_deploy_and_rollback_by_clicking(
         says(browser, "deploy v1 → v4-exits: undone")
         says(browser, "v1 still serves")
         assert "BROKEN=exits" in browser.text
-        looks_well(browser, board, "undone", screenshots, "deploy v1 → v4-exits: undone Report", TWO_WAYS)
+        looks_well(browser, board, "undone", screenshots, "deploy v1 → v4-exits: undone Report")
         is_quiet(browser, board)
 
         wish("v1")
@@ -311,7 +305,7 @@ def test_with_a_token_people_log_in(make_service: Make, browser: Browser, tmp_pa
         browser.open(board.url)
         says(browser, "Log in")
         assert "v1" not in browser.text
-        looks_well(browser, board, "login", pictures(tmp_path), "Log in", TWO_WAYS)
+        looks_well(browser, board, "login", pictures(tmp_path), "Log in")
 
         def give(token: str) -> None:
             browser.run("document.querySelector('#token').value = arguments[0]", token)

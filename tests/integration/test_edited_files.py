@@ -7,7 +7,7 @@ from typing import Any
 import docker
 import pytest
 from aftermath import edit, things
-from harness import Make, TestService
+from harness import FULL, Make, TestService, executed
 
 SAMPLE = [("nginx:stable", "live", ".conf"), ("haproxy:3.2", "reload", ".cfg")]
 NOTE = "# the night shift was here"
@@ -19,7 +19,7 @@ def proxy_of(engine: docker.DockerClient, service: TestService) -> Any:
 
 def sh(container: Any, script: str) -> str:
     """What a person's script prints in the proxy's container."""
-    code, words = container.exec_run(["sh", "-ec", script])
+    code, words = executed(container, ["sh", "-ec", script])
     assert code == 0, words.decode()
     return words.decode()
 
@@ -60,7 +60,7 @@ def test_a_persons_edit_is_shown_and_stays_until_it_is_said_that_it_may_go(
 
 
 BROKEN = [
-    ("nginx:stable", "live", "proxy_pas http://nowhere;", "proxy_pas"),
+    *([("nginx:stable", "live", "proxy_pas http://nowhere;", "proxy_pas")] if FULL else []),
     ("nginx:1.22", "reload", "server {", "end of file"),
     ("haproxy:3.2", "live", "backend nowhere\n    no such word", "somebodys.cfg:2"),
 ]

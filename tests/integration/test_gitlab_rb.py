@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import PREFIX
+from harness import FULL, PREFIX
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bluegreen.gitlab_server import Server
 
-EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "100" if FULL else "20"))
 
 RUBY = r"""
 require 'json'

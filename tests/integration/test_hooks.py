@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 from aftermath import GENTLE, Followed, edit, things
-from harness import Make, TestService, eventually
+from harness import FULL, Make, TestService, eventually
 from load import Load
 
 BLUEGREEN = f"{sys.executable} -m bluegreen"
@@ -113,7 +113,7 @@ def test_a_hook_that_fails_after_the_switch_takes_it_back_without_a_failed_reque
     assert service.get().text.strip() == "version 1"
 
 
-@pytest.mark.parametrize("place", LASTING)
+@pytest.mark.parametrize("place", LASTING if FULL else ["here"])
 def test_an_interrupted_hook_ends_with_all_that_it_started_and_the_run_is_undone(
     make_service: Make, engine: docker.DockerClient, place: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_an_interrupted_hook_ends_with_all_that_it_started_and_the_run_is_undone
         eventually(lambda: ended(service), "the hook's processes end")
 
 
-@pytest.mark.parametrize("place", LASTING)
+@pytest.mark.parametrize("place", LASTING if FULL else ["image"])
 def test_a_hook_of_a_killed_run_is_ended_and_the_next_run_removes_what_is_left(
     make_service: Make, engine: docker.DockerClient, place: str
 ) -> None:

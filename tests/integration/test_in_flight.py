@@ -11,10 +11,10 @@ from typing import Any
 import docker
 import pytest
 from evidence import LongRequests, switched_at
-from harness import MODES, WAYS, Make, TestService, eventually
+from harness import MODES, Make, TestService, eventually, ways
 
 
-@pytest.mark.parametrize(("image", "switch"), WAYS)
+@pytest.mark.parametrize(("image", "switch"), ways(0))
 def test_slow_requests_uploads_and_streams_begun_before_a_switch_are_answered_whole(
     make_service: Make, image: str, switch: str
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import httpx
 import pytest
-from harness import PREFIX, eventually
+from harness import FULL, PREFIX, eventually
 from hosts import (
     APPS,
     ContainedService,
@@ -130,7 +130,7 @@ def test_deploy_and_rollback_from_a_container_that_has_only_the_engines_socket(
     assert contained.status()["live"] is None
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS if FULL else ["tcp"])
 def test_a_proxy_that_the_witness_cannot_reach_is_refused_unless_told_to_go_without(
     host: Host, on_host: Callable[..., HostService], way: str
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_run_over_ssh_is_one_ssh_process_which_ends_with_it(host: Host, on_hos
         eventually(lambda: not ssh.running(), "the ssh of a run that has ended is gone")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS if FULL else ["ssh"])
 def test_a_command_that_is_killed_leaves_no_lock_and_no_ssh(
     host: Host, on_host: Callable[..., HostService], way: str
 ) -> None:
@@ -222,7 +222,7 @@ def test_a_command_that_is_killed_leaves_no_lock_and_no_ssh(
     assert set(service.containers().values()) == {"v2"}
 
 
-@pytest.mark.parametrize("chosen", ["currentContext", "DOCKER_CONTEXT", "DOCKER_HOST"])
+@pytest.mark.parametrize("chosen", ["currentContext", "DOCKER_CONTEXT", "DOCKER_HOST"] if FULL else ["currentContext"])
 def test_a_docker_context_is_followed_as_docker_does(
     host: Host, on_host: Callable[..., HostService], tmp_path: Path, chosen: str
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import docker
 import pytest
 from certificates import Authority
-from harness import FULL
+from harness import FULL, executed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from bluegreen.proxies.nginx import Nginx
 from bluegreen.settings import Settings, parse
 
 SOURCE = Path(bluegreen.__file__).parent
-EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("RENDERED_EXAMPLES", "100" if FULL else "20"))
 VERSIONS = ["haproxy:2.6", *(["haproxy:3.0"] if FULL else []), "haproxy:3.2", "nginx:1.22", "nginx:stable"]
 
 
@@ -221,8 +221,8 @@ def check(request: pytest.FixtureRequest, engine: docker.DockerClient) -> Iterat
         auto_remove=True,  # should this run be killed
     )
     try:
-        version = container.exec_run([kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
-        built = container.exec_run([kind, "-V"]).output.decode() if kind == "nginx" else ""
+        version = executed(container, [kind, "-v"]).output.decode().rpartition("/")[2].split()[0]
+        built = executed(container, [kind, "-V"]).output.decode() if kind == "nginx" else ""
 
         def run(found: Settings) -> str:
             files = rendered(found, version, built)
@@ -283,7 +283,7 @@ def complaint(container: Any, kind: str, files: Mapping[str, str]) -> str:
     """What the proxy says of the files, which are gone afterwards."""
     command = "nginx -t -q -c /bluegreen/nginx.conf" if kind == "nginx" else HAPROXY_TEST
     state = "mkdir -p /bluegreen/state"  # which is there from the proxy's first start on
-    ran = container.exec_run(["sh", "-c", f"{state}; {command}; code=$?; rm -rf /bluegreen; exit $code"])
+    ran = executed(container, ["sh", "-c", f"{state}; {command}; code=$?; rm -rf /bluegreen; exit $code"])
     words = ran.output.decode(errors="replace").strip()
     complains = ran.exit_code or re.search(r"warn|alert|emerg|deprecated", words, re.IGNORECASE)
     return f"{words}\n(exit code {ran.exit_code})\n" + "\n".join(files.values()) if complains else ""

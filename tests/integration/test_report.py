@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import WIDTHS, Browser, chromium, pictures
+from browser import LOOKS, WIDTHS, Browser, chromium, pictures
 from harness import Make
 
 
@@ -18,16 +18,15 @@ def browser() -> Iterator[Browser]:
 
 def look(browser: Browser, page: Path, name: str, screenshots: Path) -> None:
     """On a phone and on a desktop, in light and dark, the page asks for nothing and nothing is wrong with it."""
-    for device, width in WIDTHS.items():
-        for scheme in ("light", "dark"):
-            browser.open(page.as_uri(), width=width, scheme=scheme)
-            assert not browser.overflows(), (device, scheme)
-            browser.screenshot(screenshots / f"{name}-{device}-{scheme}.png")
-            browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-            assert not browser.overflows(), (device, scheme)
-            assert browser.findings() == [], (device, scheme)
-            assert browser.complaints == []
-            assert browser.requests == [page.as_uri()]
+    for device, scheme in LOOKS:
+        browser.open(page.as_uri(), width=WIDTHS[device], scheme=scheme)
+        assert not browser.overflows(), (device, scheme)
+        browser.screenshot(screenshots / f"{name}-{device}-{scheme}.png")
+        browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert not browser.overflows(), (device, scheme)
+        assert browser.findings() == [], (device, scheme)
+        assert browser.complaints == []
+        assert browser.requests == [page.as_uri()]
 
 
 def test_a_deploy_can_be_looked_at(make_service: Make, browser: Browser, tmp_path: Path) -> None:

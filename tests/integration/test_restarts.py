@@ -8,7 +8,7 @@ import docker
 import httpx
 import pytest
 from aftermath import things
-from harness import FULL, MODES, WAYS, Make, TestService, eventually
+from harness import FULL, MODES, RELOAD_CLOSES, Make, TestService, eventually, ways
 
 
 def crash(engine: docker.DockerClient, name: str) -> None:
@@ -26,11 +26,7 @@ def serves(service: TestService, version: str) -> bool:
     return (answer.status_code, answer.text.strip()) == (200, version)
 
 
-@pytest.mark.parametrize(
-    ("image", "switch"),
-    # Before 1.27.4 nginx closes idle connections as it reloads.
-    [way for way in WAYS if way != ("nginx:1.22", "reload")],
-)
+@pytest.mark.parametrize(("image", "switch"), ways(1, RELOAD_CLOSES))
 def test_traffic_comes_back_after_restarts_and_crashes(
     make_service: Make, engine: docker.DockerClient, image: str, switch: str
 ) -> None:
@@ -64,7 +60,7 @@ def test_traffic_comes_back_after_restarts_and_crashes(
     ("image", "switch"),
     list(itertools.product(["nginx:stable", "haproxy:3.2"], MODES))
     if FULL
-    else [("nginx:stable", "reload"), ("haproxy:3.2", "live")],
+    else [("nginx:stable", "live"), ("haproxy:3.2", "reload")],
 )
 def test_a_deploy_starts_a_proxy_that_is_down_and_knows_what_was_live(
     make_service: Make, engine: docker.DockerClient, image: str, switch: str

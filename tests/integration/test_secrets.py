@@ -8,7 +8,7 @@ import secrets
 import docker
 import pytest
 from aftermath import command_lines, edit, tells_none_of, things
-from harness import Make, TestService
+from harness import Make, TestService, executed
 
 # Others in each process: tests that run beside these have containers, too.
 AS_FILE, AS_VARIABLE, OF_FILE = (f"{kind}-{secrets.token_hex(8)}" for kind in ("file", "variable", "of-file"))
@@ -33,7 +33,7 @@ def keeping(make_service: Make) -> TestService:
 
 def read(engine: docker.DockerClient, name: str) -> list[str]:
     """The secrets as the app finds them."""
-    return str(engine.containers.get(name).exec_run(["python3", "-c", READ]).output.decode()).split()
+    return str(executed(engine.containers.get(name), ["python3", "-c", READ]).output.decode()).split()
 
 
 def test_the_app_has_its_secrets_and_no_trace_of_them_is_anywhere_else(

@@ -13,7 +13,7 @@ from evidence import SWITCHES, log
 from harness import IMAGES, Make, TestService
 from load import Load
 
-COUNT = 10 if SWITCHES >= 10 else 3
+COUNT = 10 if SWITCHES >= 10 else 2
 A, B = "a.example", "b.example"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from harness import HAPROXY, WAYS, Make, TestService, eventually
+from harness import FULL, HAPROXY, MODES, Make, TestService, eventually
 
 COOKIE = '[proxy.haproxy.cookie]\nname = "SERVERID"'
 
@@ -54,7 +54,9 @@ def replicas(service: TestService, asked: int = 12) -> Iterator[str]:
     return (service.get().headers["X-Replica"] for _ in range(asked))
 
 
-@pytest.mark.parametrize(("haproxy", "switch"), [way for way in WAYS if way[0] in HAPROXY])
+@pytest.mark.parametrize(
+    ("haproxy", "switch"), list(itertools.product(HAPROXY, MODES)) if FULL else [("haproxy:2.6", "live")]
+)
 def test_a_sticky_client_stays_until_the_switch_and_moves_then_without_a_failure(
     make_service: Make, haproxy: str, switch: str
 ) -> None:

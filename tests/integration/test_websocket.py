@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aftermath import Followed
-from harness import WAYS, Make, eventually
+from harness import Make, eventually, ways
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -23,7 +23,7 @@ def said(socket: ClientConnection, words: str = "hello") -> str:
     return str(socket.recv(timeout=10))
 
 
-@pytest.mark.parametrize(("image", "switch"), WAYS)
+@pytest.mark.parametrize(("image", "switch"), ways(3))
 def test_an_open_websocket_survives_the_switch_until_the_drain_gives_up_and_is_counted(
     make_service: Make, image: str, switch: str
 ) -> None:
