@@ -8,19 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bluegreen.settings.container import LoggingTable, User
-from bluegreen.settings.values import (
-    LIST,
-    Duration,
-    Identifier,
-    Size,
-    Table,
-    Text,
-    Value,
-    between,
-    distinct,
-    printable,
-    shown,
-)
+from bluegreen.settings.values import LIST, Duration, Identifier, Size, Table, Text, Value, between, distinct, printable
+from bluegreen.words import shown
 
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VOLUME = re.compile(r"(?P<source>/[^:]*|[A-Za-z0-9][A-Za-z0-9_.-]+):(?P<target>/[^:]*)(?::(?:ro|rw))?")

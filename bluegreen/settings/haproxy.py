@@ -20,9 +20,9 @@ from bluegreen.settings.values import (
     is_host,
     listen_address,
     matching,
-    shown,
     url_path,
 )
+from bluegreen.words import shown
 
 
 def _milliseconds(value: object) -> object:

@@ -22,8 +22,8 @@ from bluegreen.settings.values import (
     distinct,
     is_host,
     matching,
-    shown,
 )
+from bluegreen.words import shown
 
 
 def _host_pattern(value: str) -> str:

@@ -29,8 +29,6 @@ from bluegreen.settings.tcp import NOT_FOR_TCP
 from bluegreen.settings.values import SERVICE, Table, matching
 from bluegreen.settings.vip import VipTable
 
-FILE = "bluegreen.toml"
-
 
 class Settings(Table):
     """All of bluegreen.toml, checked. Two with the same content, root and file are equal."""
