@@ -8,7 +8,19 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bluegreen.settings.container import LoggingTable, User
-from bluegreen.settings.values import LIST, Duration, Identifier, Size, Table, Text, Value, between, distinct, printable
+from bluegreen.settings.values import (
+    LIST,
+    Duration,
+    Identifier,
+    Size,
+    Table,
+    Text,
+    Value,
+    between,
+    distinct,
+    printable,
+    table,
+)
 from bluegreen.words import shown
 
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -185,7 +197,7 @@ class AppTable(Table):
     restart: Literal["always", "unless-stopped", "on-failure"] = Field(
         default="always", description="When the engine starts a container again that has ended, from its commit on."
     )
-    logging: LoggingTable = Field(default_factory=LoggingTable)
+    logging: LoggingTable = table()
     secrets: dict[Identifier, SecretTable] = Field(
         default_factory=dict, description="Secrets of the app by name: where each is found, and how the app gets it."
     )

@@ -214,6 +214,15 @@ Identifier = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "a name of
 LIST = Field(strict=False)
 
 
+def table(description: str | None = None) -> Any:
+    """A table that may be left out: it is then what it is where it stands empty.
+
+    Checked as part of the whole, as it stands there. Made by its own class, it would be built for that a second time,
+    which takes half as long again.
+    """
+    return Field(default_factory=dict, validate_default=True, description=description)
+
+
 class Table(BaseModel):
     """A table of the settings file: frozen, and with no key but its own."""
 
