@@ -4,7 +4,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,7 +117,7 @@ class Settings(Table):
         A default that is written out does not change it, nor does a key that a later version adds.
         Raises SettingsError if the certificate and its key will not do.
         """
-        least = type(self).model_validate({"service": self.service, "app": {"port": self.app.port}})
+        least = _least()
         others = ("probe", "proxy", "network", "rollback_floor", "runtime", "swarm")
         tables = {"app", *(name for name in others if getattr(self, name) != getattr(least, name))}
         data = _without_empty(self.model_dump(include=tables, exclude_defaults=True))
@@ -269,6 +269,12 @@ class Settings(Table):
                     },
                 )
         return network
+
+
+@cache
+def _least() -> Settings:
+    """Those of a file that says no more than it must."""
+    return Settings.model_validate({"service": "x", "app": {"port": 1}})
 
 
 def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
