@@ -11,9 +11,10 @@ def version(words: str) -> str:
     return found[0] if found else "unknown"
 
 
-def requests_a_second(words: str) -> float:
-    """What wrk has counted. Raises RuntimeError if it tells of errors."""
-    found = re.search(r"^Requests/sec:\s*([0-9.]+)", words, re.MULTILINE)
-    if not found or "Non-2xx" in words or "Socket errors" in words:
+def requests_a_second(words: str) -> tuple[float, int]:
+    """What wrk has counted, and how many it were in all. Raises RuntimeError if it tells of errors."""
+    rate = re.search(r"^Requests/sec:\s*([0-9.]+)", words, re.MULTILINE)
+    count = re.search(r"^\s*([0-9]+) requests in ", words, re.MULTILINE)
+    if not rate or not count or "Non-2xx" in words or "Socket errors" in words:
         raise RuntimeError(f"wrk says: {words}")
-    return float(found[1])
+    return float(rate[1]), int(count[1])

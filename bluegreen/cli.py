@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +90,7 @@ def release_argument(command: F) -> F:
 
 
 def _checked(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    from bluegreen.settings import check_release_name
+    from bluegreen.names import check_release_name
 
     return None if value is None else check_release_name(value)
 
@@ -124,17 +124,29 @@ def run_options(command: F) -> F:
     return command
 
 
+def _engine(data: dict[str, Any]) -> Any:
+    """Gives what connects to the engine that `docker` would use. If the settings name no others, that has begun: it
+    answers while they are checked and the rest is loaded."""
+    from bluegreen.runtimes.connect import connect, connecting
+
+    return nullcontext(connect) if data.get("hosts") else connecting()
+
+
 def with_service(command: F) -> F:
     """The command is called with the service of the settings file, opened, as its first argument."""
 
     @wraps(command)
     @click.pass_obj
     def wrapped(config: Path | None, /, **arguments: Any) -> Any:
-        from bluegreen.service import Service
-        from bluegreen.settings import load
+        from bluegreen.written import read
 
-        with Service.open(load(config)) as service:
-            return command(service, **arguments)
+        written = read(config)
+        with _engine(written.data) as engine:
+            from bluegreen.service import Service
+            from bluegreen.settings import check
+
+            with Service.open(check(written), engine) as service:
+                return command(service, **arguments)
 
     return wrapped  # type: ignore[return-value]
 

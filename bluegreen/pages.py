@@ -41,8 +41,8 @@ from starlette.routing import Route
 
 from bluegreen.dashboard import SECONDS, TIMEOUT, VARIABLE, Dashboard
 from bluegreen.errors import BluegreenError, Failed, SettingsError, UsageError
+from bluegreen.names import check_release_name
 from bluegreen.report import render
-from bluegreen.settings import check_release_name
 from bluegreen.words import plain
 
 TOKEN_LENGTH = 16

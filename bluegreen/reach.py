@@ -30,14 +30,17 @@ from bluegreen.vip import Vip, asks
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
 
-def reach(settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack) -> tuple[list[Host], dict[str, str]]:
+def reach(
+    settings: Settings, secrets: Callable[[], Secrets], stack: ExitStack, engine: Callable[[], Any] = connect
+) -> tuple[list[Host], dict[str, str]]:
     """The hosts that can be reached, all of them asked at once, and why the others can't be.
 
+    `engine` gives a client of the engine that `docker` would use, for where the settings name no hosts.
     Raises BluegreenError if none can. What was opened is closed with the stack.
     """
     if not settings.hosts:
         where, _ = address()
-        return [_host(settings, secrets, stack, None, where, connect())], {}
+        return [_host(settings, secrets, stack, None, where, engine())], {}
     members: list[Host] = []
     unreachable: dict[str, str] = {}
     with ThreadPoolExecutor(len(settings.hosts)) as pool:

@@ -30,6 +30,7 @@ from bluegreen.proxies.hosts import HostsProxy
 from bluegreen.reach import in_words, reach
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
+from bluegreen.runtimes.connect import connect
 from bluegreen.runtimes.hosts import HostsRuntime
 from bluegreen.runtimes.swarm import Managers, Node, SwarmRuntime
 from bluegreen.secret import Secrets, read_secrets
@@ -91,8 +92,9 @@ class Service:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings) -> Iterator[Service]:
-        """The service on its hosts, or on the engine that `docker` would use; what was opened is closed afterwards.
+    def open(cls, settings: Settings, engine: Callable[[], Any] = connect) -> Iterator[Service]:
+        """The service on its hosts, or on the engine that `docker` would use, of which `engine` gives a client; what
+        was opened is closed afterwards.
 
         Raises BluegreenError when no engine answers.
         """
@@ -100,7 +102,7 @@ class Service:
         secrets = cache(partial(read_secrets, settings, project))
         with ExitStack() as stack:
             stack.enter_context(in_words())
-            members, unreachable = reach(settings, secrets, stack)
+            members, unreachable = reach(settings, secrets, stack, engine)
             first = members[0]
             service = cls(settings, first.client, first.runtime, first.proxy, first.registry, project, first.history)
             service.secrets, service.unreachable = secrets, unreachable

@@ -7,6 +7,7 @@ import re
 # C0 and C1 controls but newline and tab, and the escape sequences that terminals act on, whole.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_SHOWN = 40
 
 
 def plain(text: str) -> str:
@@ -16,3 +17,16 @@ def plain(text: str) -> str:
 
 def indent(text: str, by: str = "  ") -> str:
     return "\n".join(by + line for line in text.splitlines())
+
+
+def shown(value: object) -> str:
+    """`value` on one line, with escapes for what does not print, cut at 40 characters."""
+    if isinstance(value, str):
+        text = repr(value[: _SHOWN + 1])
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, int):
+        text = str(value) if abs(value) < 10**_SHOWN else "a huge number"
+    else:
+        text = str(value) if isinstance(value, float) else type(value).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot
-from bluegreen.prune import Found
+if TYPE_CHECKING:  # so that an engine can be connected to before these are loaded
+    from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot
+    from bluegreen.prune import Found
 
 
 class Runtime(Protocol):

@@ -12,18 +12,27 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import docker
 from docker.errors import DockerException
 
 from bluegreen.errors import BluegreenError, SettingsError
-from bluegreen.settings import EngineTable
+
+if TYPE_CHECKING:  # the settings take longer to load than an engine to answer: see `connecting`
+    from bluegreen.settings import EngineTable
 
 TIMEOUT = 60
 """Seconds that a call may take before the engine counts as gone; builds and stops ask for more."""
+
+HEAD_START = 0.02
+"""Seconds in which an engine may answer before other work begins beside it, as one on this machine does. A thread that
+works beside a busy one gets its turn only 5 ms after each time that it has waited."""
 
 LOCAL = "unix:///var/run/docker.sock"
 """Where an engine is when nothing says otherwise."""
@@ -36,18 +45,41 @@ def connect(host: EngineTable | None = None, root: Path = Path()) -> docker.Dock
     Raises BluegreenError with what to do when no engine answers or its socket refuses this user.
     """
     where, tls = address_of(host, root) if host else address()
-    with contextlib.ExitStack() as unless_it_answers:
+    try:
+        # Each asks the engine for its version; that it answers needs no further call.
+        if where.startswith("ssh://"):
+            return docker.DockerClient(base_url=_forward(where, strict=host is not None), timeout=TIMEOUT)
+        return docker.DockerClient(base_url=where, tls=with_own_authority(tls), timeout=TIMEOUT)
+    except (DockerException, OSError, ValueError) as error:
+        raise unreachable(where, error) from error
+
+
+@contextlib.contextmanager
+def connecting() -> Iterator[Callable[[], docker.DockerClient]]:
+    """`connect` has begun, while there is more to do before its client is needed; what is given waits for that.
+
+    An engine on another machine takes some round trips. A client that nobody came to fetch is closed.
+    """
+    opened: Future[docker.DockerClient] = Future()
+
+    def open_it() -> None:
         try:
-            if where.startswith("ssh://"):
-                client = docker.DockerClient(base_url=_forward(where, strict=host is not None), timeout=TIMEOUT)
-            else:
-                client = docker.DockerClient(base_url=where, tls=with_own_authority(tls), timeout=TIMEOUT)
-            unless_it_answers.callback(client.close)
-            client.ping()
-        except (DockerException, OSError, ValueError) as error:
-            raise unreachable(where, error) from error
-        unless_it_answers.pop_all()
-    return client
+            opened.set_result(connect())
+        except Exception as error:  # it is for whoever wants the client
+            opened.set_exception(error)
+
+    # A daemon, as a command that ends before it needs the engine does not wait for one that is silent.
+    Thread(target=open_it, daemon=True).start()
+    wait([opened], timeout=HEAD_START)
+    try:
+        yield opened.result
+    finally:
+        opened.add_done_callback(_close)
+
+
+def _close(opened: Future[docker.DockerClient]) -> None:
+    if not opened.exception():
+        opened.result().close()
 
 
 def address_of(host: EngineTable, root: Path) -> tuple[str, Any]:

@@ -5,19 +5,20 @@ together, `file` reads them, and `problems` tells what is wrong. The tables' mod
 `from __future__ import annotations`, with which pydantic evaluates each annotation from its text at every start.
 """
 
+from bluegreen.names import check_release_name
 from bluegreen.settings.app import SECRETS, AppTable, SecretTable
-from bluegreen.settings.file import example, load, parse, schema
+from bluegreen.settings.file import check, example, load, parse, schema
 from bluegreen.settings.haproxy import HAProxyTable
 from bluegreen.settings.hooks import HookTable
 from bluegreen.settings.hosts import EngineTable
-from bluegreen.settings.image import check_release_name
 from bluegreen.settings.metrics import MetricsTable
 from bluegreen.settings.notify import check_secret_url
 from bluegreen.settings.proxy import ProxyTable
 from bluegreen.settings.run import BakeTable
 from bluegreen.settings.values import Size, Table
 from bluegreen.settings.vip import VipTable
-from bluegreen.settings.whole import FILE, Settings
+from bluegreen.settings.whole import Settings
+from bluegreen.written import FILE
 
 __all__ = [
     "FILE",
@@ -34,6 +35,7 @@ __all__ = [
     "Size",
     "Table",
     "VipTable",
+    "check",
     "check_release_name",
     "check_secret_url",
     "example",

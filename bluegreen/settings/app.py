@@ -19,8 +19,9 @@ from bluegreen.settings.values import (
     between,
     distinct,
     printable,
-    shown,
+    table,
 )
+from bluegreen.words import shown
 
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VOLUME = re.compile(r"(?P<source>/[^:]*|[A-Za-z0-9][A-Za-z0-9_.-]+):(?P<target>/[^:]*)(?::(?:ro|rw))?")
@@ -196,7 +197,7 @@ class AppTable(Table):
     restart: Literal["always", "unless-stopped", "on-failure"] = Field(
         default="always", description="When the engine starts a container again that has ended, from its commit on."
     )
-    logging: LoggingTable = Field(default_factory=LoggingTable)
+    logging: LoggingTable = table()
     secrets: dict[Identifier, SecretTable] = Field(
         default_factory=dict, description="Secrets of the app by name: where each is found, and how the app gets it."
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,42 +10,27 @@ from pydantic import ValidationError
 
 from bluegreen.errors import SettingsError, UsageError
 from bluegreen.settings.problems import problem
-from bluegreen.settings.values import SERVICE, shown
-from bluegreen.settings.whole import FILE, Settings
+from bluegreen.settings.values import SERVICE
+from bluegreen.settings.whole import Settings
+from bluegreen.words import shown
+from bluegreen.written import FILE, Written, read
 
-VARIABLE = "BLUEGREEN_CONFIG"
 _TEMPLATE = Path(__file__).parents[1] / "templates" / FILE
 
 
 def load(path: Path | None = None) -> Settings:
-    """The settings in `path`, else in the file that BLUEGREEN_CONFIG names, else in ./bluegreen.toml.
+    """The settings in `path`, else where `read` finds them.
 
     Raises SettingsError, with every problem in its message, when the file is missing, broken or asks for what
     can't be.
     """
-    file = path or Path(os.environ.get(VARIABLE) or FILE)
-    name = _name(file)
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise SettingsError(
-            f"there is no settings file {name}",
-            hint=f"write one with `bluegreen init`, or name it with -c or {VARIABLE}",
-        ) from None
-    except OSError as error:
-        raise SettingsError(f"{name} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise SettingsError(f"{name} is not TOML: not UTF-8 (at line {line})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{name} is not TOML: {_one_line(str(error))}") from None
-    except RecursionError:
-        raise SettingsError(f"{name} is nested too deeply") from None
-    except ValueError as error:
-        # A number with thousands of digits, or a NUL in the file's own name.
-        raise SettingsError(f"{name} can't be read: {_one_line(str(error))}") from None
-    settings = parse(data, root=file.absolute().parent, name=name)
-    settings._file = file.absolute()
+    return check(read(path))
+
+
+def check(written: Written) -> Settings:
+    """The settings that stand in a file. Raises SettingsError, with every problem in its message."""
+    settings = parse(written.data, root=written.file.parent, name=written.name)
+    settings._file = written.file
     return settings
 
 
@@ -95,11 +78,3 @@ def _without_null(part: object) -> object:
             del kept["anyOf"]
             kept = {**only, **kept}
     return kept
-
-
-def _name(file: Path) -> str:
-    return str(file) if str(file).isprintable() else repr(str(file))
-
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

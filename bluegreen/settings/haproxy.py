@@ -20,9 +20,10 @@ from bluegreen.settings.values import (
     is_host,
     listen_address,
     matching,
-    shown,
+    table,
     url_path,
 )
+from bluegreen.words import shown
 
 
 def _milliseconds(value: object) -> object:
@@ -236,11 +237,11 @@ class HAProxyTable(Table):
         " never reaches it.",
     )
     httpclose: bool = Field(default=False, description="Whether each connection is closed after its answer.")
-    timeouts: TimeoutsTable = Field(default_factory=TimeoutsTable)
-    check: CheckTable = Field(default_factory=CheckTable)
-    server: ServerTable = Field(default_factory=ServerTable)
-    cookie: CookieTable = Field(default_factory=CookieTable)
-    stats: StatsTable = Field(default_factory=StatsTable)
+    timeouts: TimeoutsTable = table()
+    check: CheckTable = table()
+    server: ServerTable = table()
+    cookie: CookieTable = table()
+    stats: StatsTable = table()
 
     @model_validator(mode="after")
     def _one_user(self) -> Self:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from bluegreen.settings.values import LIST, Table, matching, shown
+from bluegreen.settings.values import LIST, Table, matching
+from bluegreen.words import shown
 
 _CONTEXT = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from bluegreen.errors import UsageError
-from bluegreen.settings.values import Identifier, Table, Text, Value, authority, matching, shown
+from bluegreen.names import TAG
+from bluegreen.settings.values import Identifier, Table, Text, Value, authority, matching
+from bluegreen.words import shown
 
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 
@@ -53,7 +53,7 @@ def image_reference(value: str) -> str:
     name, tag = (name[:cut], name[cut + 1 :]) if cut >= 0 else (name, "latest")
     try:
         repository_name(name)
-        valid = bool(_TAG.fullmatch(tag)) and ("@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest)))
+        valid = bool(TAG.fullmatch(tag)) and ("@" not in value or bool(re.fullmatch(r"sha256:[0-9a-f]{64}", digest)))
     except ValueError:
         valid = False
     if not valid:
@@ -102,13 +102,3 @@ class RegistryTable(Table):
         validate_default=False,
         description="A file, relative to this one and for its owner alone, with one line: USER:PASSWORD.",
     )
-
-
-def check_release_name(name: str) -> str:
-    """`name`, if it can be the tag of an image. Raises UsageError for anything else."""
-    if not _TAG.fullmatch(name):
-        raise UsageError(
-            f"{shown(name)} can't be the name of a release",
-            hint="it becomes the image's tag: at most 128 of a-z, A-Z, 0-9 and `_.-`, no `.` or `-` first",
-        )
-    return name

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from bluegreen.settings.values import Table, shown
+from bluegreen.settings.values import Table
+from bluegreen.words import shown
 
 
 def _ipv4_network(value: str) -> ipaddress.IPv4Network:

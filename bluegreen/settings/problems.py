@@ -7,8 +7,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from bluegreen.settings.values import Table, shown
-from bluegreen.settings.whole import FILE, Settings
+from bluegreen.settings.values import Table
+from bluegreen.settings.whole import Settings
+from bluegreen.words import shown
+from bluegreen.written import FILE
 
 _SECRET = (
     *(("app", "env"), ("app", "secrets"), ("image", "args")),

@@ -22,8 +22,9 @@ from bluegreen.settings.values import (
     distinct,
     is_host,
     matching,
-    shown,
+    table,
 )
+from bluegreen.words import shown
 
 
 def _host_pattern(value: str) -> str:
@@ -192,7 +193,7 @@ class ProxyTable(Table):
     read_only: bool = Field(
         default=True, description="Whether its container's root file system is read-only, from when it is made."
     )
-    logging: LoggingTable = Field(default_factory=LoggingTable, description="Of its container, from when it is made.")
+    logging: LoggingTable = table("Of its container, from when it is made.")
     switch: Literal["auto", "reload", "live"] = Field(
         default="auto",
         description="How traffic is switched: in place (live), by a reload, or live if the proxy can (auto).",
@@ -211,9 +212,9 @@ class ProxyTable(Table):
     read_timeout: Annotated[Duration, between("1s", "24h")] = Field(
         default=60.0, description="How long the app may be silent in the middle of an answer."
     )
-    host: HostTable = Field(default_factory=HostTable, validate_default=True)
-    tcp: TcpTable = Field(default_factory=TcpTable)
-    haproxy: HAProxyTable = Field(default_factory=HAProxyTable)
+    host: HostTable = table()
+    tcp: TcpTable = table()
+    haproxy: HAProxyTable = table()
     static: Annotated[tuple[StaticTable, ...], LIST, AfterValidator(_apart)] = Field(
         default=(), description="Plain TCP load balancers in front of fixed servers, carried by the same proxy."
     )

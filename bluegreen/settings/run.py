@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from bluegreen.settings.values import Authority, Duration, Table, UrlPath, between, printable, shown
+from bluegreen.settings.values import Authority, Duration, Table, UrlPath, between, printable
+from bluegreen.words import shown
 
 PLACEHOLDER = re.compile(r"\{(release|number)\}")
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bluegreen.settings.values import LIST, Duration, Size, Table, Text, between, distinct, matching, shown
+from bluegreen.settings.values import LIST, Duration, Size, Table, Text, between, distinct, matching
+from bluegreen.words import shown
 
 _CONSTRAINT = re.compile(
     r"(?:node\.(?:id|hostname|role|ip|platform\.(?:os|arch)|labels\.[A-Za-z0-9_.-]+)|engine\.labels\.[A-Za-z0-9_.-]+)"

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bluegreen.settings.values import SERVICE, Duration, Listen, Published, Table, between, distinct, matching, shown
+from bluegreen.settings.values import SERVICE, Duration, Listen, Published, Table, between, distinct, matching
+from bluegreen.words import shown
 
 TcpBalance = Literal["roundrobin", "static-rr", "leastconn", "source"]
 """How connections are spread, of which nothing is known but the client's address."""

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import core_schema
 
-_SHOWN = 40
+from bluegreen.words import shown
+
 SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -24,19 +25,6 @@ _SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[kmg]?)")
 URL_PATH = re.compile(r"/(?:[A-Za-z0-9/_.~!&*+,=:@?-]|%[0-9A-Fa-f]{2})*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def shown(value: object) -> str:
-    """`value` on one line, with escapes for what does not print, cut at 40 characters."""
-    if isinstance(value, str):
-        text = repr(value[: _SHOWN + 1])
-    elif isinstance(value, bool):
-        text = str(value).lower()
-    elif isinstance(value, int):
-        text = str(value) if abs(value) < 10**_SHOWN else "a huge number"
-    else:
-        text = str(value) if isinstance(value, float) else type(value).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def printable(value: str, also: str = "") -> bool:
@@ -224,6 +212,15 @@ Url = Annotated[str, AfterValidator(_url)]
 Identifier = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "a name of letters, digits and _")]
 # Strict would refuse the list that TOML gives for a tuple.
 LIST = Field(strict=False)
+
+
+def table(description: str | None = None) -> Any:
+    """A table that may be left out: it is then what it is where it stands empty.
+
+    Checked as part of the whole, as it stands there. Made by its own class, it would be built for that a second time,
+    which takes half as long again.
+    """
+    return Field(default_factory=dict, validate_default=True, description=description)
 
 
 class Table(BaseModel):

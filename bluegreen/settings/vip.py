@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from bluegreen.settings.image import Image
-from bluegreen.settings.values import LIST, Duration, Table, between, distinct, shown
+from bluegreen.settings.values import LIST, Duration, Table, between, distinct
+from bluegreen.words import shown
 
 
 def _plain_ip(value: str) -> str:

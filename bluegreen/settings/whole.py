@@ -4,9 +4,9 @@ import hashlib
 import ipaddress
 import json
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,10 +26,8 @@ from bluegreen.settings.proxy import ProxyTable
 from bluegreen.settings.run import PLACEHOLDER, BakeTable, ProbeTable, RetireTable, WitnessTable
 from bluegreen.settings.swarm import SwarmTable
 from bluegreen.settings.tcp import NOT_FOR_TCP
-from bluegreen.settings.values import SERVICE, Table, matching
+from bluegreen.settings.values import SERVICE, Table, matching, table
 from bluegreen.settings.vip import VipTable
-
-FILE = "bluegreen.toml"
 
 
 class Settings(Table):
@@ -54,22 +52,22 @@ class Settings(Table):
         description="Whether a release that is deployed with these settings can't be rolled back past, as after a"
         " migration that earlier ones can't live with.",
     )
-    image: ImageTable = Field(default_factory=ImageTable)
-    registry: RegistryTable = Field(default_factory=RegistryTable)
-    gitlab: GitLabTable = Field(default_factory=GitLabTable)
+    image: ImageTable = table()
+    registry: RegistryTable = table()
+    gitlab: GitLabTable = table()
     app: AppTable
-    probe: ProbeTable = Field(default_factory=ProbeTable)
-    proxy: ProxyTable = Field(default_factory=ProxyTable)
+    probe: ProbeTable = table()
+    proxy: ProxyTable = table()
     # Behind app, against which it is checked.
-    network: NetworkTable = Field(default_factory=NetworkTable)
-    swarm: SwarmTable = Field(default_factory=SwarmTable, validate_default=True)
-    retire: RetireTable = Field(default_factory=RetireTable)
-    bake: BakeTable = Field(default_factory=BakeTable)
-    witness: WitnessTable = Field(default_factory=WitnessTable, validate_default=True)
+    network: NetworkTable = table()
+    swarm: SwarmTable = table()
+    retire: RetireTable = table()
+    bake: BakeTable = table()
+    witness: WitnessTable = table()
     vip: VipTable | None = Field(default=None, description="The address that this load balancer shares with another.")
-    hooks: HooksTable = Field(default_factory=HooksTable)
-    notify: NotifyTable = Field(default_factory=NotifyTable)
-    metrics: MetricsTable = Field(default_factory=MetricsTable)
+    hooks: HooksTable = table()
+    notify: NotifyTable = table()
+    metrics: MetricsTable = table()
 
     _root: Path = PrivateAttr(default_factory=Path)
     _file: Path | None = PrivateAttr(default=None)
@@ -119,8 +117,10 @@ class Settings(Table):
         A default that is written out does not change it, nor does a key that a later version adds.
         Raises SettingsError if the certificate and its key will not do.
         """
-        tables = {"app", "probe", "proxy", "network", "rollback_floor", "runtime", "swarm"}
-        data = self.model_dump(include=tables, exclude_defaults=True)
+        least = _least()
+        others = ("probe", "proxy", "network", "rollback_floor", "runtime", "swarm")
+        tables = {"app", *(name for name in others if getattr(self, name) != getattr(least, name))}
+        data = _without_empty(self.model_dump(include=tables, exclude_defaults=True))
         data["repository"] = self.repository
         if self.pair:
             data["certificate"] = self.pair.fingerprint
@@ -269,3 +269,15 @@ class Settings(Table):
                     },
                 )
         return network
+
+
+@cache
+def _least() -> Settings:
+    """Those of a file that says no more than it must."""
+    return Settings.model_validate({"service": "x", "app": {"port": 1}})
+
+
+def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """The same without tables that hold nothing but defaults."""
+    kept = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in data.items()}
+    return {key: value for key, value in kept.items() if value != {}}

@@ -179,8 +179,9 @@ def test_answers_near_a_switch_are_told_from_the_others() -> None:
 
 
 def test_what_wrk_says_is_read_and_its_errors_are_not_hidden() -> None:
-    assert requests_a_second("Latency 1ms\nRequests/sec:  15231.07\nTransfer/sec: 2MB\n") == 15231.07
-    for words in ("Requests/sec: 10\nNon-2xx or 3xx responses: 4\n", "Requests/sec: 1\nSocket errors: read 3\n", ""):
+    said = "  15301 requests in 1.00s, 2MB read\nRequests/sec:  15231.07\n"
+    assert requests_a_second(said) == (15231.07, 15301)
+    for words in (said + "Non-2xx or 3xx responses: 4\n", said + "Socket errors: read 3\n", "Requests/sec: 1\n", ""):
         with pytest.raises(RuntimeError):
             requests_a_second(words)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,13 +90,14 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     clock = Clock()
 
     @contextmanager
-    def opened(cls: type[Service], settings: Settings) -> Iterator[Service]:
+    def opened(cls: type[Service], settings: Settings, engine: object) -> Iterator[Service]:
         yield cls(settings, None, FakeRuntime(shell.world, settings), FakeProxy(shell.world, settings))
 
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(time, "monotonic", clock.monotonic)
     monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock())
     monkeypatch.setattr(Service, "open", classmethod(opened))
+    monkeypatch.setattr("bluegreen.runtimes.connect.connect", lambda: SimpleNamespace(close=lambda: None))
     # The command takes SIGTERM for itself; here the test run must keep it.
     monkeypatch.setattr("bluegreen.cli.signal.signal", lambda *_: None)
     for name in ("BLUEGREEN_CONFIG", "GITLAB_CI"):

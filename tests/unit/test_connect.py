@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ import pytest
 from docker.errors import DockerException
 
 from bluegreen.errors import BluegreenError
-from bluegreen.runtimes.connect import connect, sweep, unreachable
+from bluegreen.runtimes.connect import connect, connecting, sweep, unreachable
 
 # The docker SDK leaves a socket that it could not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -98,6 +101,105 @@ def test_something_that_is_not_an_engine(monkeypatch: pytest.MonkeyPatch) -> Non
         thread.join()
     assert told.message.startswith("no Docker engine answers at tcp://127.0.0.1:")
     assert "\n" not in told.message
+
+
+class SlowEngine:
+    """One that is asked for its version, and answers when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.address = f"unix://{path}"
+        self.asked, self.may_answer, self.left = threading.Event(), threading.Event(), threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(os.fspath(path))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            caller, _ = self._socket.accept()
+            with caller:
+                if not caller.recv(65536):
+                    return
+                self.asked.set()
+                assert self.may_answer.wait(60)
+                body = b'{"ApiVersion": "1.41"}'
+                with contextlib.suppress(OSError):  # the command has ended
+                    caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                    if not caller.recv(65536):
+                        self.left.set()
+
+    def close(self) -> None:
+        self.may_answer.set()
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(self.address.removeprefix("unix://"))
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def slow_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowEngine]:
+    engine = SlowEngine(tmp_path / "engine.sock")
+    monkeypatch.setenv("DOCKER_HOST", engine.address)
+    yield engine
+    engine.close()
+
+
+def test_an_engine_is_asked_before_its_client_is_needed(slow_engine: SlowEngine) -> None:
+    with connecting() as fetch:
+        assert slow_engine.asked.wait(60)
+        slow_engine.may_answer.set()
+        client = fetch()
+    assert client.api.api_version == "1.41"
+    assert slow_engine.left.wait(60)
+
+
+def test_a_client_that_nobody_fetched_is_closed_when_the_engine_answers_at_last(slow_engine: SlowEngine) -> None:
+    with connecting():
+        assert slow_engine.asked.wait(60)
+    assert not slow_engine.left.is_set()
+    slow_engine.may_answer.set()
+    assert slow_engine.left.wait(60)
+
+
+def test_that_no_engine_answers_is_told_to_who_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with connecting() as fetch, pytest.raises(BluegreenError, match="no Docker engine answers"):
+        fetch()
+
+
+def command(directory: Path, settings: str) -> subprocess.CompletedProcess[str]:
+    """What became of `bluegreen status` there."""
+    (directory / "bluegreen.toml").write_text(settings)
+    return subprocess.run(
+        [sys.executable, "-m", "bluegreen", "status"], cwd=directory, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_what_is_wrong_with_the_settings_is_told_though_the_engine_is_silent(
+    slow_engine: SlowEngine, tmp_path: Path
+) -> None:
+    ran = command(tmp_path, "service = 7\n")
+    assert (ran.returncode, slow_engine.asked.is_set()) == (3, True)
+    assert "service: must be a string" in ran.stderr
+
+
+def test_where_the_settings_name_the_hosts_the_engine_of_docker_is_left_alone(
+    slow_engine: SlowEngine, tmp_path: Path
+) -> None:
+    ran = command(tmp_path, f'service = "s"\nhosts = ["unix://{tmp_path}/none.sock"]\n[app]\nport = 9000\n')
+    assert ran.returncode == 1
+    assert "none of the hosts can be reached" in ran.stderr
+    assert not slow_engine.asked.is_set()
+
+
+def test_what_it_takes_to_connect_does_without_what_takes_long_to_load() -> None:
+    needed = "bluegreen.cli, bluegreen.names, bluegreen.written, bluegreen.runtimes.connect"
+    code = f"import sys, {needed}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "docker" in loaded
+    assert not loaded & {"pydantic", "httpx", "jinja2", "rich", "bluegreen.settings", "bluegreen.model"}
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ftp://x", "tcp://", "tcp://127.0.0.1:99999", "ssh://x:99999"])

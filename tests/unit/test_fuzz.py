@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -315,7 +316,7 @@ def test_whatever_a_proxy_says_the_user_is_told_in_words(
         return data.draw(SAID | st.binary(max_size=40) | st.none())
 
     @contextlib.contextmanager
-    def opened(cls: type[Service], settings: Settings) -> Iterator[Service]:
+    def opened(cls: type[Service], settings: Settings, engine: object) -> Iterator[Service]:
         runtime, place = FakeRuntime(world, settings), Somewhere(Babbling(draw))
         yield cls(settings, None, runtime, DRIVERS[kind](settings, place))
 
@@ -324,5 +325,6 @@ def test_whatever_a_proxy_says_the_user_is_told_in_words(
     monkeypatch.setattr(time, "sleep", steps.sleep)
     monkeypatch.setattr("bluegreen.service.Lock", lambda *_: FakeLock())
     monkeypatch.setattr(Service, "open", classmethod(opened))
+    monkeypatch.setattr("bluegreen.runtimes.connect.connect", lambda: SimpleNamespace(close=lambda: None))
     command = data.draw(st.sampled_from([("status",), ("deploy", "v2", "--no-witness"), ("proxy", "status")]))
     check(directory, monkeypatch, *command)

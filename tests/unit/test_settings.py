@@ -633,6 +633,14 @@ def test_the_hash_follows_nothing_else() -> None:
     assert one.hash == parse(having("app.env", {"B": "2", "A": "1"})).hash
 
 
+def test_the_hash_is_that_of_earlier_versions_for_the_same_content() -> None:
+    least = {"service": "s", "app": {"port": 9000}}
+    assert parse(least).hash == "d6708246a006"
+    assert parse({**least, "proxy": {"haproxy": {}}, "probe": {}}).hash == "d6708246a006"
+    swarm = {**least, "runtime": "swarm", "registry": {"server": "a.b:5000"}}
+    assert parse(swarm).hash == "b60a4a2bca65"
+
+
 def test_settings_do_not_change() -> None:
     found = parse(LEAST)
     for part, key in ((found, "service"), (found.app, "port"), (found.proxy, "new")):

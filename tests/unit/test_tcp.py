@@ -101,6 +101,8 @@ def test_what_can_not_be_is_refused_with_its_path() -> None:
     assert problem(mode="tcp", switch="live").startswith("proxy.switch: can't be live with nginx in tcp mode")
     assert problem(mode="tcp", hosts=["a.com"]).startswith("proxy.hosts: must be left out in tcp mode")
     assert problem({"kind": "tcp"}).startswith('proxy.mode: must be "tcp"')
+    with pytest.raises(SettingsError, match=r'proxy\.mode: must be "tcp"'):
+        parse({"service": "s", "app": {"port": 9000}, "probe": {"kind": "tcp"}})
     words = problem({"body": "ok", "path": "/"}, mode="tcp")
     assert words.startswith("proxy.mode: ")
     assert "probe.path, probe.body" in words
