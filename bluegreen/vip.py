@@ -20,6 +20,7 @@ from bluegreen import archive
 from bluegreen.errors import BluegreenError, Failed, SettingsError, UsageError
 from bluegreen.hosts import Host
 from bluegreen.proxies.templates import render as render_template
+from bluegreen.runtimes.executing import said_in
 from bluegreen.settings import Settings, VipTable
 
 ROOT = "/bluegreen"
@@ -222,8 +223,7 @@ class Vip:
         container = self._container() if asks(self._settings) else None
         if container is None or container.status != "running":
             return []
-        words: str = container.exec_run(["/usr/bin/perl", f"{ROOT}/{ASKER}", "ask"]).output.decode(errors="replace")
-        return words.splitlines()
+        return said_in(container, ["/usr/bin/perl", f"{ROOT}/{ASKER}", "ask"]).splitlines()
 
     def status(self) -> dict[str, Any]:
         """What is true on this host."""
@@ -272,7 +272,7 @@ class Vip:
         paths = [*_ADDRESSES, "/proc/net/dev", _NONLOCAL.format(family=family)]
         container = self._container()
         if container is not None and container.status == "running":
-            words = container.exec_run(["cat", *paths]).output.decode(errors="replace")
+            words = said_in(container, ["cat", *paths])
         else:
             here = self._client.images.list(self.vip.image)
             words = self._once(self.vip.image if here else self._settings.proxy.image, ["cat", *paths])[1]
@@ -311,8 +311,7 @@ class Vip:
         return ["/usr/bin/perl", f"{ROOT}/{ASKER}", "run", *command] if asks(self._settings) else command
 
     def _version(self, container: Any) -> str | None:
-        words = container.exec_run(["keepalived", "--version"]).output.decode(errors="replace")
-        found = re.search(r"Keepalived v([0-9.]+)", words)
+        found = re.search(r"Keepalived v([0-9.]+)", said_in(container, ["keepalived", "--version"]))
         return found[1] if found else None
 
     def _have_image(self) -> None:

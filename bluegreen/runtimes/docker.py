@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from bluegreen.hooks import GRACE, POLL
 from bluegreen.model import Colour, Endpoint, Image, Line, OneShot, Release, Replica, Slot, Source
 from bluegreen.prune import Found
 from bluegreen.runtimes.confined import confined, is_root, loosened_by, unprivileged
+from bluegreen.runtimes.executing import execute_in
 from bluegreen.runtimes.once import output
 from bluegreen.runtimes.session import Session
 from bluegreen.secret import Secrets
@@ -336,18 +336,14 @@ class DockerRuntime:
     def run(self, replica: Replica, command: Sequence[str], emit: Callable[[str, bool], None]) -> int:
         api = self._client.api
         outputs = {STDOUT: Lines(), STDERR: Lines()}
+
+        def hear(stream: int, piece: bytes) -> None:
+            for line in outputs[stream].add(piece):
+                emit(plain(line), stream == STDERR)
+
         try:
-            run = api.exec_create(replica.id, list(command))["Id"]
-            # Not exec_start, whose socket lacks what came in one piece with the answer's head.
-            url, how = api._url("/exec/{0}/start", run), {"Detach": False, "Tty": False}
-            response = api._post_json(url, data=how, stream=True, timeout=None)
-            api._raise_for_status(response)
-            with contextlib.closing(response), _whole_answer():
-                while len(head := response.raw.read(8)) == 8:
-                    kind, length = struct.unpack(">BxxxL", head)
-                    for line in outputs[kind].add(response.raw.read(length)):
-                        emit(plain(line), kind == STDERR)
-            code = api.exec_inspect(run)["ExitCode"]
+            with _whole_answer():
+                code = execute_in(api, replica.id, command, hear)
         except APIError as error:
             raise Failed(f"{replica.name}: {plain(str(error.explanation or error))}") from error
         for kind, lines in outputs.items():
@@ -651,6 +647,8 @@ def _whole_answer() -> Iterator[None]:
     """Raises Failed if the engine's answer, which is read inside, breaks off."""
     try:
         yield
+    except APIError:  # an answer, and an OSError too
+        raise
     except (HTTPError, OSError) as error:
         raise Failed(f"the engine's answer broke off: {error}", hint="is it running? try: docker info") from error
 
