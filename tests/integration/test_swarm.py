@@ -350,6 +350,7 @@ def test_a_network_that_is_cut_between_two_nodes_is_shown_and_what_is_live_serve
         found = [each["what"] for each in service.run("doctor", "--json").json() if each["check"] == "swarm"]
     log(f"swarm, {' and '.join(between)} cut off: {counted['requests']} requests, {counted['failed']} failed")
     assert any(f"the proxy of {name} gets no right answer from" in what for what in found for name in between), found
+    eventually(lambda: _whole(service.nodes), "the managers have found together again")
     eventually(lambda: service.services() == {"blue": 3}, "all replicas run")
     service.ok("sync")
     assert service.deploy("v2")["result"] == "done"
@@ -372,6 +373,7 @@ def test_a_network_that_is_cut_during_a_deploy_leaves_one_release_on_all_nodes(
         assert ended in [("done", 0, {"version 2"}), ("undone", 1, {"version 1"})], ran.text
     words = f"{ended[0]}; {counted['requests']} requests, {counted['failed']} failed"
     log(f"swarm, a cut between two nodes at {' '.join(phase)}: {words}")
+    eventually(lambda: _whole(service.nodes), "the managers have found together again")
     eventually(lambda: list(service.services().values()) == [3], "all replicas run")
     service.ok("sync")
     assert set(service.answers()) == ended[2]
@@ -381,40 +383,50 @@ def test_a_network_that_is_cut_during_a_deploy_leaves_one_release_on_all_nodes(
 def test_a_worker_that_is_lost_is_replaced_and_a_deploy_goes_on_without_it(make: Any) -> None:
     service = make("haproxy:3.2")
     *others, worker = service.nodes
-    _role(service, worker, "worker")
-    try:
+    with a_worker(service, worker):
         service.deploy("v1")
-        loss = Loss()
+        loss, seen = Loss(), []
+
+        def replicas() -> dict[str, int]:
+            seen.append(service.run("status", "--json").json())
+            return dict(seen[-1]["live"]["replicas"])
+
         with clients(service, others, loss=loss, least=LEAST) as counted:
             lose(service, worker, others, loss)
-            eventually(lambda: service.services() == {"blue": 3}, "Swarm has replaced what was there", 120)
-            reachable = {row["name"]: row["reachable"] for row in service.status()["hosts"]}
+            eventually(lambda: not _whole(service.nodes), "the managers know", 120)
+            eventually(lambda: replicas()["running"] == 3, "Swarm has replaced what was there", 120)
             service.deploy("v2", "--skip-unreachable")
-        assert reachable == {"one": True, "two": True, "three": False}
+        assert [row["reachable"] for row in seen[-1]["hosts"]] == [True, True, False]
         assert service.services() == {"green": 3}
-        log(f"swarm, a worker lost: {counted['requests']} requests, {counted['failed']} failed, which it held")
-        worker.container.start()
-        worker.wait()
-        eventually(lambda: _whole(service.nodes), "the node is back")
-        service.write("haproxy:3.2")
-        service.ok("sync")
-        assert service.answers() == ["version 2"] * 3
-    finally:
-        _role(service, worker, "manager")
+    log(f"swarm, a worker lost: {counted['requests']} requests, {counted['failed']} failed, which it held")
+    service.write("haproxy:3.2")
+    service.ok("sync")
+    assert service.answers() == ["version 2"] * 3
 
 
-def _role(service: SwarmService, host: Host, role: str) -> None:
-    """The node is a manager, or a worker, and knows it."""
-    address = host.address
-    with service.manager() as client:
-        [node] = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] == address]
-        node.update({**node.attrs["Spec"], "Role": role})
+@contextlib.contextmanager
+def a_worker(service: SwarmService, host: Host) -> Iterator[None]:
+    """The node is a worker, and a manager again afterwards, when it has been started if it was lost."""
 
-    def knows() -> bool:
+    def become(role: str) -> None:
+        with service.manager() as client:
+            [node] = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] == address]
+            node.update({**node.attrs["Spec"], "Role": role})
+        eventually(lambda: knows(role), f"{host.container.name} is a {role}", 60)
+
+    def knows(role: str) -> bool:
         with host.engine() as client:
-            return client.info()["Swarm"]["ControlAvailable"] is (role == "manager")
+            return bool(client.info()["Swarm"]["ControlAvailable"]) is (role == "manager")
 
-    eventually(knows, f"{host.container.name} is a {role}", 60)
+    address = host.address
+    become("worker")
+    try:
+        yield
+    finally:
+        host.container.start()
+        host.wait()
+        eventually(lambda: _whole(service.nodes), "the node is back")
+        become("manager")
 
 
 @pytest.mark.parametrize("image", HAPROXY)
