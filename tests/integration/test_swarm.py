@@ -229,11 +229,16 @@ def addresses(service: SwarmService, node: str) -> set[str]:
 
 def up(host: Host) -> set[str]:
     """The addresses that a node's HAProxy sends to."""
-    with host.engine() as client:
-        proxy = client.containers.get("bluegreen-proxy-0.0.0.0-8080")
-        code, words = proxy.exec_run(["perl", "-MIO::Socket::UNIX", "-e", ASK])
-        assert code == 0, words.decode()
-    rows = csv.DictReader(words.decode().lstrip("# ").splitlines())
+    answers = []
+
+    def answered() -> bool:
+        with host.engine() as client:
+            proxy = client.containers.get("bluegreen-proxy-0.0.0.0-8080")
+            answers.append(proxy.exec_run(["perl", "-MIO::Socket::UNIX", "-e", ASK]).output.decode())
+        return answers[-1].startswith("# pxname") and answers[-1].endswith("\n\n")
+
+    eventually(answered, f"HAProxy of {host.container.name} tells of all its servers", 30)
+    rows = csv.DictReader(answers[-1].lstrip("# ").splitlines())
     return {row["addr"].rpartition(":")[0] for row in rows if row["addr"] and row["status"].startswith("UP")}
 
 
