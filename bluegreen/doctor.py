@@ -22,8 +22,9 @@ from bluegreen import plan as planning
 from bluegreen.errors import BluegreenError
 from bluegreen.follow import astray, follows
 from bluegreen.gitlab import policy_warnings, tags_of, words_of
-from bluegreen.model import Release
+from bluegreen.model import Release, Slot
 from bluegreen.observe import observe
+from bluegreen.probe import ask_replica
 from bluegreen.proxies.nginx import KEEPALIVE_MIN, RESOLVE
 from bluegreen.registry import credentials, may_push, trap
 from bluegreen.runtimes.confined import confined, is_root
@@ -192,6 +193,36 @@ def swarm(service: Service) -> Iterator[Finding]:
             "it sends to where they were until it is told: by bluegreen sync, or by the next deploy",
             f"take nginx {'.'.join(map(str, RESOLVE))} or later, or HAProxy",
         )
+    if unnamed := service.swarm.unnamed():
+        yield Finding(
+            "swarm",
+            WARNING,
+            f"{', '.join(unnamed)} has a container in the service's network, and hosts does not name it",
+            "a proxy there is not switched: it fails once what it sends to is removed",
+            "name every node with a proxy in hosts, in the settings of every machine",
+        )
+    if observed.live:
+        yield from _cut_off(service, observed.live)
+
+
+def _cut_off(service: Service, live: Slot) -> Iterator[Finding]:
+    """What the proxies do not reach of what Swarm says runs: with the network cut between two nodes, it hears of both
+    by way of the others."""
+    members = [(host.name, host.proxy) for host in service.hosts.there] if service.hosts else [("", service.proxy)]
+    running = [each for each in live.replicas if each.running]
+    for name, proxy in members:
+        asked = {each.name: ask_replica(service.settings, live.release, proxy, each.endpoint) for each in running}
+        failed = {replica: words for replica, words in asked.items() if words}
+        if failed:
+            yield Finding(
+                "swarm",
+                WARNING,
+                f"{f'the proxy of {name}' if name else 'the proxy'} gets no right answer from"
+                f" {'; '.join(f'{replica}: {words}' for replica, words in failed.items())}",
+                "it serves with the others; a deploy whose replicas it does not reach is undone",
+                "between all nodes UDP 4789, TCP and UDP 7946 must pass; docker node ps tells where a replica runs",
+            )
+
 
 
 def certificate(service: Service) -> Iterator[Finding]:

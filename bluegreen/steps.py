@@ -693,8 +693,14 @@ def _upstreams(settings: Settings, runtime: Runtime) -> dict[Colour, tuple[Endpo
 
 
 def unfit(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:
-    """Why the slot can't carry the traffic: the first of its replicas that does not pass its probe; empty if all do."""
+    """Why the slot can't carry the traffic: the first of its replicas that does not pass its probe; empty if all do.
+
+    Of the tasks of a swarm one suffices that every proxy reaches: Swarm replaces those of a node that is lost or cut
+    off, and the proxies leave them out until then.
+    """
     replicas = runtime.replicas(slot.colour)
+    if any(replica.endpoint.follows for replica in replicas):
+        return _none_fit(settings, runtime, proxy, slot)
     deadline = time.monotonic() + TAKE_BACK
     for replica in replicas:
         while reason := ask_replica(settings, slot.release, proxy, replica.endpoint):
@@ -702,6 +708,21 @@ def unfit(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str
                 return f"{replica.name}: {reason}"
             time.sleep(BAKE_INTERVAL)
     return "" if replicas else "its containers are gone"
+
+
+def _none_fit(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:
+    """Why not even one of the slot's replicas passes its probe; empty if one does."""
+    deadline = time.monotonic() + TAKE_BACK
+    while True:
+        reasons = []
+        for replica in runtime.replicas(slot.colour):
+            reason = ask_replica(settings, slot.release, proxy, replica.endpoint)
+            if not reason:
+                return ""
+            reasons.append(f"{replica.name}: {reason}")
+        if time.monotonic() >= deadline:
+            return "; ".join(reasons) or "its tasks are gone"
+        time.sleep(BAKE_INTERVAL)
 
 
 def recover(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed) -> str:

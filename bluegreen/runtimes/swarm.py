@@ -128,6 +128,18 @@ class SwarmRuntime(DockerRuntime):
             for each in self._client.api.nodes()
         }
 
+    def unnamed(self) -> list[str]:
+        """The nodes with a container in the service's network, such as a proxy, whose engine is none of those that are
+        known; empty if one of these does not say which node it is."""
+        found = self._client.api.tasks(filters={"runtime": "attachment", "desired-state": "running"})
+        there = {each["NodeID"] for each in found for network in _attached(each) if self._is_own(network)}
+        try:
+            known = {client.info()["Swarm"]["NodeID"] for client in self._engines.values()}
+        except (DockerException, RequestException):
+            return []
+        names = {each["ID"]: each["Description"]["Hostname"] for each in self._client.api.nodes()}
+        return sorted(names[each] for each in there - known)
+
     def answers(self) -> bool:
         try:
             self._client.current()
@@ -640,6 +652,11 @@ def _has(client: Any, image: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def _attached(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks that a task is in."""
+    return [each["Network"] for each in task.get("NetworksAttachments") or []]
 
 
 def _version(client: Any) -> tuple[int, ...]:

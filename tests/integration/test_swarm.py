@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -26,8 +27,14 @@ from test_vip import own_network
 pytestmark = pytest.mark.xdist_group("hosts")
 
 NAMES = ("one", "two", "three")
-PROXIES = ["nginx:stable", "haproxy:3.2"] if FULL else ["nginx:stable"]
+BOTH = ["nginx:stable", "haproxy:3.2"]
+NGINX, HAPROXY = (BOTH if FULL else [image] for image in BOTH)
+"""The proxy of a test in the main job; in the soak, both."""
 PHASES = [("start", "done"), ("probe", "done"), ("switch", "done"), ("drain", "started")]
+LEAST = 5000
+"""How many requests the clients of the nodes that are left send while one is lost: 20,000 over the four phases."""
+
+ASK = 'my $s = IO::Socket::UNIX->new("/tmp/bluegreen-admin.sock") or die; print $s "show stat\\n"; print while <$s>'
 _numbers = itertools.count(1)
 
 
@@ -66,12 +73,17 @@ class SwarmService(TestService):
     def url(self) -> str:
         return self.url_of(self.nodes[0])
 
-    def write(self, image: str, *, hosts: int = 3, more: str = "", runtime: str = "swarm") -> None:
-        """The settings, with the ports by which the nodes' engines are reached now."""
+    def write(
+        self, image: str, *, hosts: int = 3, first: int = 0, more: str = "", runtime: str = "swarm"
+    ) -> None:
+        """The settings, with the ports by which the nodes' engines are reached now; number `first` is asked first."""
         write_settings(self, "0.0.0.0:8080", image=image, url=self.url, bake=0.2)
         file = self.directory / "bluegreen.toml"
-        named = zip(NAMES, self.nodes[:hosts], strict=False)
-        rows = ", ".join(f'{{ name = "{name}", engine = "{host.tcp}", tls = false }}' for name, host in named)
+        named = list(zip(NAMES, self.nodes[:hosts], strict=False))
+        rows = ", ".join(
+            f'{{ name = "{name}", engine = "{host.tcp}", tls = false }}'
+            for name, host in [*named[first:], *named[:first]]
+        )
         text = file.read_text().replace("[app]\n", '[app]\nreplicas = 3\nstop_timeout = "5s"\n')
         file.write_text(f'hosts = [{rows}]\nruntime = "{runtime}"\n{text}\n{more}')
 
@@ -141,9 +153,24 @@ def _whole(nodes: Sequence[Host]) -> bool:
     return False
 
 
+@dataclass
+class Loss:
+    """When a node was lost, and when the proxies of the others had all noticed; by the wall clock."""
+
+    begun: float = float("inf")
+    noticed: float = float("inf")
+
+    def explains(self, failure: dict[str, Any]) -> bool:
+        """The lost node may have held the request: it was under way, and nobody knew not to send it there."""
+        return failure["sent_at"] + failure["seconds"] >= self.begun and failure["sent_at"] <= self.noticed
+
+
 @contextlib.contextmanager
-def clients(service: SwarmService, hosts: Sequence[Host], *, held: int = 0) -> Iterator[dict[str, int]]:
-    """Clients of each of these nodes, of whose requests no more fail than are `held`; they are counted afterwards."""
+def clients(
+    service: SwarmService, hosts: Sequence[Host], *, loss: Loss | None = None, least: int = 0
+) -> Iterator[dict[str, int]]:
+    """Clients of each of these nodes, of whose requests none fails but what a lost node held; they are counted
+    afterwards, and send so many at the least, together."""
     counted = {"requests": 0, "failed": 0}
     with contextlib.ExitStack() as stack:
         loads = [stack.enter_context(Load(service.url_of(host), **GENTLE)) for host in hosts]
@@ -151,13 +178,71 @@ def clients(service: SwarmService, hosts: Sequence[Host], *, held: int = 0) -> I
             load.wait_for_requests(30)
         yield counted
         for load in loads:
+            load.wait_for_requests(least // len(loads))
             result = load.stop()
-            assert result.failed <= held, result.explain()
+            held = [each for each in result.failures if loss and loss.explains(each)]
+            # What a client waits for keeps it from sending more.
+            assert result.failed == len(held) <= GENTLE["keepalive"] + GENTLE["fresh"], (loss, result.explain())
             counted["requests"] += result.total
             counted["failed"] += result.failed
 
 
-@pytest.mark.parametrize("image", PROXIES)
+def lose(service: SwarmService, lost: Host, others: Sequence[Host], loss: Loss) -> None:
+    """The node is gone at once, and the HAProxies of the others have noticed: they send nothing to what it ran."""
+    address, loss.begun = lost.address, time.time()
+    lost.container.kill()
+    assert addresses(service, address), "it ran none of the replicas"
+    for host in others:
+        eventually(lambda host=host: not addresses(service, address) & up(host), "its HAProxy has noticed", 60)
+    loss.noticed = time.time()
+
+
+@contextlib.contextmanager
+def cut(service: SwarmService, pair: Sequence[Host], loss: Loss) -> Iterator[None]:
+    """Nothing passes between the two nodes, and their HAProxies have noticed; it is as before afterwards."""
+    ways = list(itertools.permutations(pair))
+    rules = ["INPUT -s {} -j DROP", "OUTPUT -d {} -j DROP"]
+    loss.begun = time.time()
+    try:
+        for here, there in ways:
+            here.sh("; ".join(f"iptables -I {rule.format(there.address)}" for rule in rules))
+        for here, there in ways:
+            eventually(
+                lambda here=here, there=there: not addresses(service, there.address) & up(here), "it is noticed", 60
+            )
+        loss.noticed = time.time()
+        yield
+    finally:
+        for here, there in ways:
+            here.sh("; ".join(f"iptables -D {rule.format(there.address)}" for rule in rules))
+
+
+def addresses(service: SwarmService, node: str) -> set[str]:
+    """Those of the service's tasks on the node of this address."""
+    with service.manager() as client:
+        [wanted] = [each.id for each in client.nodes.list() if each.attrs["Status"]["Addr"] == node]
+        found = client.services.list(filters={"label": f"bluegreen.service={service.name}"})
+        tasks = [task for each in found for task in each.tasks() if task.get("NodeID") == wanted]
+    networks = [network for task in tasks for network in task.get("NetworksAttachments") or []]
+    return {network["Addresses"][0].partition("/")[0] for network in networks if network.get("Addresses")}
+
+
+def up(host: Host) -> set[str]:
+    """The addresses that a node's HAProxy sends to."""
+    answers = []
+
+    def answered() -> bool:
+        with host.engine() as client:
+            proxy = client.containers.get("bluegreen-proxy-0.0.0.0-8080")
+            answers.append(proxy.exec_run(["perl", "-MIO::Socket::UNIX", "-e", ASK]).output.decode())
+        return answers[-1].startswith("# pxname") and answers[-1].endswith("\n\n")
+
+    eventually(answered, f"HAProxy of {host.container.name} tells of all its servers", 30)
+    rows = csv.DictReader(answers[-1].lstrip("# ").splitlines())
+    return {row["addr"].rpartition(":")[0] for row in rows if row["addr"] and row["status"].startswith("UP")}
+
+
+@pytest.mark.parametrize("image", NGINX)
 def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: Any, image: str) -> None:
     service = make(image)
     service.deploy("v1")
@@ -184,7 +269,7 @@ def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: 
     eventually(lambda: service.left() == [], "Swarm has let go of its network")
 
 
-@pytest.mark.parametrize("image", PROXIES)
+@pytest.mark.parametrize("image", NGINX)
 def test_tasks_that_swarm_moves_are_in_the_upstream_without_a_command(make: Any, image: str) -> None:
     service = make(image)
     service.deploy("v1")
@@ -227,11 +312,11 @@ def test_a_node_that_is_lost_during_a_deploy_leaves_one_release_on_the_others(
     service = make("haproxy:3.2")
     service.deploy("v1")
     three, others = service.nodes[2], service.nodes[:2]
-    # What the lost node held when it went can't be answered: no more than each of the clients had sent.
-    with clients(service, others, held=GENTLE["keepalive"] + GENTLE["fresh"]) as counted:
+    loss = Loss()
+    with clients(service, others, loss=loss, least=LEAST) as counted:
         deploy = Followed(service, "deploy", "v2")
         deploy.until(*phase)
-        three.container.kill()
+        lose(service, three, others, loss)
         ran = deploy.end(180)
         left = {service.answer(host) for host in others}
         receipt = deploy.receipt()
@@ -252,13 +337,113 @@ def test_a_node_that_is_lost_during_a_deploy_leaves_one_release_on_the_others(
     assert {row["behind"] for row in service.status()["hosts"]} == {None}
 
 
-def test_there_is_one_lock_whichever_manager_is_asked_and_it_does_not_outlive_its_holder(make: Any) -> None:
-    service = make("nginx:stable")
+CUTS = [("two", "three"), ("one", "three")]
+"""The nodes between which the network is cut: two followers of the managers' leader, or it and one of them."""
+
+
+@pytest.mark.parametrize("between", CUTS, ids="-".join)
+def test_a_network_that_is_cut_between_two_nodes_is_shown_and_what_is_live_serves_on(
+    make: Any, between: tuple[str, str]
+) -> None:
+    service = make("haproxy:3.2")
+    service.deploy("v1")
+    pair, loss = [service.nodes[NAMES.index(name)] for name in between], Loss()
+    with clients(service, service.nodes, loss=loss, least=LEAST) as counted, cut(service, pair, loss):
+        ran = service.run("deploy", "v2")
+        assert (ran.code, "v1 still serves" in ran.err) == (1, True), ran.text
+        assert service.services()["blue"] >= 2
+        found = [each["what"] for each in service.run("doctor", "--json").json() if each["check"] == "swarm"]
+    log(f"swarm, {' and '.join(between)} cut off: {counted['requests']} requests, {counted['failed']} failed")
+    assert any(f"the proxy of {name} gets no right answer from" in what for what in found for name in between), found
+    eventually(lambda: _whole(service.nodes), "the managers have found together again")
+    eventually(lambda: service.services() == {"blue": 3}, "all replicas run")
+    service.ok("sync")
+    assert service.deploy("v2")["result"] == "done"
+    assert service.answers() == ["version 2"] * 3
+
+
+@pytest.mark.parametrize("phase", PHASES if FULL else [PHASES[2]], ids=lambda phase: "-".join(phase))
+def test_a_network_that_is_cut_during_a_deploy_leaves_one_release_on_all_nodes(
+    make: Any, phase: tuple[str, str]
+) -> None:
+    service = make("haproxy:3.2")
+    service.deploy("v1")
+    loss = Loss()
+    with clients(service, service.nodes, loss=loss, least=LEAST) as counted:
+        deploy = Followed(service, "deploy", "v2")
+        deploy.until(*phase)
+        with cut(service, service.nodes[1:], loss):
+            ran = deploy.end(180)
+            ended = deploy.receipt()["result"], ran.code, set(service.answers())
+        assert ended in [("done", 0, {"version 2"}), ("undone", 1, {"version 1"})], ran.text
+    words = f"{ended[0]}; {counted['requests']} requests, {counted['failed']} failed"
+    log(f"swarm, a cut between two nodes at {' '.join(phase)}: {words}")
+    eventually(lambda: _whole(service.nodes), "the managers have found together again")
+    eventually(lambda: list(service.services().values()) == [3], "all replicas run")
+    service.ok("sync")
+    assert set(service.answers()) == ended[2]
+    assert {row["behind"] for row in service.status()["hosts"]} == {None}
+
+
+def test_a_worker_that_is_lost_is_replaced_and_a_deploy_goes_on_without_it(make: Any) -> None:
+    service = make("haproxy:3.2")
+    *others, worker = service.nodes
+    with a_worker(service, worker):
+        service.deploy("v1")
+        loss, seen = Loss(), []
+
+        def replicas() -> dict[str, int]:
+            seen.append(service.run("status", "--json").json())
+            return dict(seen[-1]["live"]["replicas"])
+
+        with clients(service, others, loss=loss, least=LEAST) as counted:
+            lose(service, worker, others, loss)
+            eventually(lambda: not _whole(service.nodes), "the managers know", 120)
+            eventually(lambda: replicas()["running"] == 3, "Swarm has replaced what was there", 120)
+            service.deploy("v2", "--skip-unreachable")
+        assert [row["reachable"] for row in seen[-1]["hosts"]] == [True, True, False]
+        assert service.services() == {"green": 3}
+    log(f"swarm, a worker lost: {counted['requests']} requests, {counted['failed']} failed, which it held")
+    service.write("haproxy:3.2")
+    service.ok("sync")
+    assert service.answers() == ["version 2"] * 3
+
+
+@contextlib.contextmanager
+def a_worker(service: SwarmService, host: Host) -> Iterator[None]:
+    """The node is a worker, and a manager again afterwards, when it has been started if it was lost."""
+
+    def become(role: str) -> None:
+        with service.manager() as client:
+            [node] = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] == address]
+            node.update({**node.attrs["Spec"], "Role": role})
+        eventually(lambda: knows(role), f"{host.container.name} is a {role}", 60)
+
+    def knows(role: str) -> bool:
+        with host.engine() as client:
+            return bool(client.info()["Swarm"]["ControlAvailable"]) is (role == "manager")
+
+    address = host.address
+    become("worker")
+    try:
+        yield
+    finally:
+        host.container.start()
+        host.wait()
+        eventually(lambda: _whole(service.nodes), "the node is back")
+        become("manager")
+
+
+@pytest.mark.parametrize("image", HAPROXY)
+def test_there_is_one_lock_whichever_manager_is_asked_and_it_does_not_outlive_its_holder(
+    make: Any, image: str
+) -> None:
+    service = make(image)
     service.deploy("v1")
     text = (service.directory / "bluegreen.toml").read_text()
-    other = SwarmService(service.name, service.directory / "other", 8080, nodes=service.nodes[1:])
+    other = SwarmService(service.name, service.directory / "other", 8080, nodes=service.nodes)
     other.directory.mkdir()
-    other.write("nginx:stable", hosts=2)
+    other.write(image, first=1)
     deploy = Followed(service, "deploy", "v2")
     deploy.until("start", "started")
     refused = other.run("deploy", "v2")
@@ -270,6 +455,10 @@ def test_there_is_one_lock_whichever_manager_is_asked_and_it_does_not_outlive_it
     assert service.answers() == ["version 1"] * 3
     assert service.services() == {"blue": 3}
     assert service.status()["lock"] is None
+    other.write(image, hosts=2)
+    [found] = [each["what"] for each in other.run("doctor", "--json").json() if "does not name" in each["what"]]
+    assert service.nodes[2].container.id[:12] in found
+    assert "does not name" not in service.run("doctor").out
 
 
 def test_a_service_moves_from_one_engine_into_the_swarm_by_a_deploy(make: Any) -> None:

@@ -9,11 +9,15 @@ import pytest
 
 from bluegreen.follow import astray, follows
 from bluegreen.model import Colour, Endpoint, Release, Replica, Slot
+from bluegreen.proxies import Proxy
+from bluegreen.proxies.agent import Answer
 from bluegreen.proxies.driver import Driver
 from bluegreen.proxies.haproxy import HAProxy
 from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
+from bluegreen.runtimes import Runtime
 from bluegreen.settings import parse
+from bluegreen.steps import unfit
 
 
 def at(*numbers: int) -> tuple[Endpoint, ...]:
@@ -75,3 +79,20 @@ def test_haproxy_has_every_server_begin_where_its_task_is_and_follow_it() -> Non
 def test_haproxy_follows_and_nginx_does_from_the_version_on_that_can() -> None:
     found = [follows("nginx", version) for version in ("1.22.1", "1.27.2", "1.27.3", "1.30.6")]
     assert (found, follows("haproxy", "2.6.12")) == ([False, False, True, True], True)
+
+
+@pytest.mark.parametrize(
+    ("reached", "amiss"), [((5, 6), []), ((6,), []), ((), ["10.0.1.5:9000", "10.0.1.6:9000"])]
+)
+def test_of_the_tasks_of_a_swarm_one_that_is_reached_can_take_the_traffic_back(
+    reached: tuple[int, ...], amiss: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_from(endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+        return Answer(200 if endpoint in at(*reached) else 503, "")
+
+    monkeypatch.setattr("bluegreen.steps.TAKE_BACK", 0)
+    settings = parse({"service": "shop", "runtime": "swarm", "app": {"port": 9000}})
+    runtime = SimpleNamespace(replicas=lambda colour: live(5, 6).replicas)
+    proxy = SimpleNamespace(get_from=get_from)
+    found = unfit(settings, cast(Runtime, runtime), cast(Proxy, proxy), live(5, 6))
+    assert [each.split(": ")[0] for each in found.split("; ") if each] == amiss
