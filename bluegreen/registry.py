@@ -139,13 +139,17 @@ class Registry:
     """The repository of one service in its registry, as one engine reaches it."""
 
     def __init__(self, client: Any, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-        self._api = client.api
+        self._client = client
         self._settings = settings
         self._server = settings.registry.server
         self._repository = settings.repository
         self._environ = environ
         self._found: Credentials | None = None
         self._looked = False
+
+    @property
+    def _api(self) -> Any:
+        return self._client.api  # asked each time, as of several managers another one may answer by now
 
     def digest(self, reference: str, progress: Progress = lambda words: None) -> str:
         """The digest of the manifest under this tag or digest; empty if the registry has none. Raises Failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, OneShot, Release, Replica
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.runtimes.swarm import SwarmRuntime
 from bluegreen.secret import Secrets
 from bluegreen.settings import parse
 
@@ -584,3 +586,39 @@ def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     assert (len(bench.client.secrets.list(filters=label)), len(bench.client.configs.list(filters=label))) == (1, 1)
     runtime.remove(BLUE)
     assert bench.client.secrets.list(filters=label) + bench.client.configs.list(filters=label) == []
+
+
+def test_what_a_later_process_would_pull_with_replaces_no_task(request: pytest.FixtureRequest) -> None:
+    bench = SwarmBench(request)
+
+    def logged_in(password: str) -> SwarmRuntime:
+        auth = {"username": "shop", "password": password}
+        return SwarmRuntime({"node": bench.client}, bench.settings, auth=lambda: auth)
+
+    before = {replica.id for replica in start(bench, logged_in("one"), BLUE, "v1")}
+    logged_in("two").keep(BLUE)
+    time.sleep(4)  # in which Swarm would have replaced one
+    assert bench.driver().slots()[BLUE].kept
+    assert {replica.id for replica in bench.driver().replicas(BLUE)} == before
+    [service] = bench.client.services.list(filters={"label": f"bluegreen.service={bench.settings.service}"})
+    assert {task["ID"] for task in service.tasks()} == before
+
+
+@pytest.mark.parametrize("mode", ["dnsrr", "vip"])
+def test_replicas_have_addresses_of_their_own_whatever_the_name_of_their_service_leads_to(
+    request: pytest.FixtureRequest, mode: str
+) -> None:
+    bench = SwarmBench(request)
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "swarm": {"endpoint_mode": mode}})
+    runtime = bench.driver()
+    replicas = start(bench, runtime, BLUE, "v1")
+    [service] = bench.client.services.list(filters={"label": f"bluegreen.service={bench.settings.service}"})
+    assert service.attrs["Spec"]["EndpointSpec"]["Mode"] == mode
+    lookup = "import socket; print(*sorted({found[4][0] for found in socket.getaddrinfo('%s', 9000)}))"
+    own = " ".join(sorted(replica.endpoint.address for replica in replicas))
+    container = bench.container(replicas[0])
+    for name, leads_there in ((replicas[0].endpoint.follows, True), (service.name, mode == "dnsrr")):
+        code, said = container.exec_run(["python3", "-c", lookup % name])
+        assert code == 0, said
+        assert (said.decode().strip() == own) is leads_there, name
