@@ -145,7 +145,7 @@ class Service:
         engines = first | {host.name or "local": host.client for host in members}
         # By the manager, which builds and looks into images: the nodes pull for themselves what they are to run.
         registry = Registry(Managers(list(engines.values())), self.settings) if self.registry else None
-        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.auth if registry else dict)
+        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.lasting_auth if registry else dict)
         for host in members:
             host.runtime = Node(host.client, self.settings, host.name, whole)
         self.runtime, self.swarm, self.registry = whole, whole, registry
