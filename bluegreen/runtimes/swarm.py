@@ -254,7 +254,7 @@ class SwarmRuntime(DockerRuntime):
             if (words := _taken_over(service)) or not service["Spec"]["Mode"].get("Replicated"):
                 raise Failed(f"{release} did not start as it was told: {words or 'it is not replicated any more'}")
             tasks = self._tasks(service)
-            rejected = [each for each in tasks if each["Status"]["State"] == "rejected"]
+            rejected = [each for each in tasks if _never_ran(each["Status"])]
             if rejected:
                 raise self._rejected(rejected[0], release)
             replicas = self._replicas_of(service, tasks)
@@ -662,6 +662,11 @@ def _has(client: Any, image: str) -> bool:
 
 def _version(client: Any) -> tuple[int, ...]:
     return tuple(map(int, client.api._version.split(".")))
+
+
+def _never_ran(status: Mapping[str, Any]) -> bool:
+    """Whether a node has not taken the task, or could not start its container."""
+    return status["State"] == "rejected" or "starting container failed" in status.get("Err", "")
 
 
 def _is_task(replica: Replica) -> bool:

@@ -622,3 +622,55 @@ def test_replicas_have_addresses_of_their_own_whatever_the_name_of_their_service
         code, said = container.exec_run(["python3", "-c", lookup % name])
         assert code == 0, said
         assert (said.decode().strip() == own) is leads_there, name
+
+
+@pytest.fixture
+def swarm_bench(request: pytest.FixtureRequest) -> SwarmBench:
+    return SwarmBench(request)
+
+
+def _as_task(bench: SwarmBench, **app: Any) -> SwarmRuntime:
+    """A driver of the same service with other settings of the app."""
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "app": {"port": 9000, "stop_timeout": "2s", **app}})
+    return bench.driver()
+
+
+def _in_task(bench: SwarmBench, replica: Replica, program: str) -> str:
+    """What a program prints that runs as the app does."""
+    code, said = bench.container(replica).exec_run(["python3", "-c", program])
+    assert code == 0, said.decode()
+    return str(said.decode()).strip()
+
+
+def test_each_part_of_a_tasks_confinement_can_be_loosened(swarm_bench: SwarmBench) -> None:
+    loose = {"user": "root", "read_only": False, "tmpfs": ["/run:size=1m,mode=700"], "cap_add": ["CHOWN"]}
+    runtime = _as_task(swarm_bench, **loose, pids_limit=0, init=True, logging={"driver": "local"})
+    [one] = start(swarm_bench, runtime, BLUE, "v1")
+    attrs = swarm_bench.container(one).attrs
+    host = attrs["HostConfig"]
+    assert (attrs["Config"]["User"], host["ReadonlyRootfs"], host["Init"]) == ("root", False, True)
+    assert [each.removeprefix("CAP_") for each in host["CapAdd"]] == ["CHOWN"]
+    assert (host["CapDrop"], host["LogConfig"]["Type"], bool(host["PidsLimit"])) == (["ALL"], "local", False)
+    [memory] = [each["TmpfsOptions"] for each in host["Mounts"] if each["Target"] == "/run"]
+    assert memory == {"SizeBytes": 1 << 20, "Mode": 0o700}
+    assert _in_task(swarm_bench, one, "import os; open('/app/x', 'w'); os.chown('/app/x', 1, 1)") == ""
+
+
+@pytest.mark.parametrize(("user", "number"), [("nobody", 65534), ("root", 0), ("1234:5", 1234)])
+def test_a_tasks_secret_is_for_the_apps_user_alone(swarm_bench: SwarmBench, user: str, number: int) -> None:
+    swarm_bench.secrets = Secrets({"PASSWORD": b"correct horse"})
+    [one] = start(swarm_bench, _as_task(swarm_bench, user=user), BLUE, "v1")
+    look = "import os; s = os.stat('/run/secrets/PASSWORD'); print(oct(s.st_mode), s.st_uid)"
+    assert _in_task(swarm_bench, one, look) == f"0o100400 {number}"
+    assert _in_task(swarm_bench, one, "print(open('/run/secrets/PASSWORD').read())") == "correct horse"
+
+
+def test_a_task_that_the_confinement_prevents_is_told_with_the_setting_that_loosens_it(
+    swarm_bench: SwarmBench,
+) -> None:
+    runtime = _as_task(swarm_bench, command=["/etc/passwd"])
+    runtime.prepare()
+    with pytest.raises(Failed, match=r"v1 can't start: .*permission denied") as caught:
+        runtime.start(BLUE, release(swarm_bench, "v1"), release(swarm_bench, "v1").digest, "run-1", 1, ())
+    assert "app.user" in caught.value.hint
