@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
+import json
 import os
 import re
 import sys
@@ -39,7 +39,8 @@ STEPS = ("start", "probe", "switch", "retire")
 CLIENTS = {"keepalive": 3, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 60}
 """Few, so that what is measured is the proxies and not the clients."""
 
-_numbers = itertools.count(1)
+PATIENCE = 1200
+"""Seconds that a command may take."""
 
 
 @contextlib.contextmanager
@@ -78,7 +79,10 @@ def service(directory: Path, hosts: Sequence[Host]) -> TestService:
 
 def measure(made: TestService, hosts: Sequence[Host], release: str, replicas: int) -> list[str]:
     """A row of the table: a deploy of the release from a live colour of as many replicas."""
-    receipt = made.deploy(release)
+    file = made.directory / "receipt.json"
+    ran = made.run("deploy", release, "--receipt", os.fspath(file), timeout=PATIENCE)
+    assert ran.code == 0, ran.text
+    receipt = json.loads(file.read_text())
     steps = {name: sum(_whole(receipt, name)) for name in STEPS}
     with contextlib.ExitStack() as stack:
         loads = [stack.enter_context(Load(f"http://{host.address}:8080", **CLIENTS)) for host in hosts]
@@ -106,6 +110,7 @@ def config(made: TestService) -> tuple[float, float]:
     with Service.open(settings) as opened:
         now, live = upstreams(settings, opened.runtime), opened.proxy.observe().colour
         assert live
+        opened.proxy.render(now, live)  # once before, with what is loaded at the first time
         begun = time.monotonic()
         opened.proxy.render(now, live)
         rendered = time.monotonic() - begun
@@ -152,7 +157,7 @@ def main() -> None:
         for count in map(int, arguments.replicas.split(",")):
             file = mine / "bluegreen.toml"
             file.write_text(re.sub(r"^replicas = \d+", f"replicas = {count}", file.read_text(), flags=re.MULTILINE))
-            made.run("scale", str(count), timeout=900)
+            made.run("scale", str(count), timeout=PATIENCE)
             live = made.live()
             row = measure(made, hosts, "v2" if live == "v1" else "v1", count)
             print(f"| {' | '.join(row)} |", flush=True)
