@@ -243,8 +243,10 @@ def test_haproxy_follows_more_tasks_than_a_small_answer_of_dns_has_room_for(make
         ended = {each["ID"] for each in running(blue) if each["NodeID"] == node.id}
         node.update({**node.attrs["Spec"], "Availability": "drain"})
         try:
-            eventually(lambda: not ended & {each["ID"] for each in running(blue)} and len(running(blue)) == 15, "moved")
-            eventually(lambda: len(met()) == 15, "every task gets requests again, without a command")
+            eventually(
+                lambda: not ended & {each["ID"] for each in running(blue)} and len(running(blue)) == 15, "moved", 180
+            )
+            eventually(lambda: len(met()) == 15, "every task gets requests again, without a command", 180)
         finally:
             node.reload()
             node.update({**node.attrs["Spec"], "Availability": "active"})
