@@ -229,7 +229,7 @@ class Copy(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        engines = len(settings.hosts) + len(settings.swarm.managers) if settings.runtime == "swarm" else 1
+        engines = max(1, len(settings.hosts)) + len(settings.swarm.managers) if settings.runtime == "swarm" else 1
         alone = len(observed.hosts) == 1 and engines < 2
         if settings.registry.server or alone or (observed.image and not observed.lacking):
             return ""
