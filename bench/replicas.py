@@ -134,9 +134,13 @@ def _checks(host: Host, seconds: float) -> float:
     """How many checks a second the host's proxy makes: by what the kernel counts of connections that it opens."""
 
     def opened() -> int:
+        rows: list[list[str]] = []
         with host.engine() as client:
-            text = _proxy(client).exec_run(["cat", "/proc/net/snmp"]).output.decode()
-        [names, values] = [line.split() for line in text.splitlines() if line.startswith("Tcp:")]
+            for _ in range(10):  # a busy engine may lose what such a command has printed
+                text = _proxy(client).exec_run(["cat", "/proc/net/snmp"]).output.decode()
+                if rows := [line.split() for line in text.splitlines() if line.startswith("Tcp:")]:
+                    break
+        names, values = rows
         return int(values[names.index("ActiveOpens")])
 
     before, begun = opened(), time.monotonic()
