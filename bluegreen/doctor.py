@@ -176,6 +176,8 @@ def swarm(service: Service) -> Iterator[Finding]:
         yield Finding("swarm", WARNING, text, "no manager may be lost: without a majority nothing can be deployed")
     else:
         yield Finding("swarm", OK, text)
+    for name, reason in service.silent.items():
+        yield Finding("swarm", WARNING, f"{name} can't be asked: {reason}", "another manager is, while one answers")
     observed, settings = observe(service.runtime, service.proxy), service.settings
     if observed.live and (amiss := astray(observed.proxy.config, settings.service, observed.live)):
         yield Finding(

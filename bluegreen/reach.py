@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -43,14 +43,12 @@ def reach(
         return [_host(settings, secrets, stack, None, where, engine())], {}
     members: list[Host] = []
     unreachable: dict[str, str] = {}
-    with ThreadPoolExecutor(len(settings.hosts)) as pool:
-        opening = [pool.submit(connect, host, settings.root) for host in settings.hosts]
-    for host, opened in zip(settings.hosts, opening, strict=True):
+    for host, opened in _opened(settings.hosts, settings):
         try:
             client = opened.result()
+        except SettingsError:
+            raise
         except BluegreenError as error:
-            if isinstance(error, SettingsError):
-                raise
             unreachable[host.name] = error.message
         else:
             where, _ = address_of(host, settings.root)
@@ -59,6 +57,29 @@ def reach(
         words = "; ".join(f"{name}: {why}" for name, why in unreachable.items())
         raise BluegreenError(f"none of the hosts can be reached: {words}", hint="are their engines running?")
     return members, unreachable
+
+
+def managers(settings: Settings, stack: ExitStack) -> tuple[dict[str, Any], dict[str, str]]:
+    """A client of each engine of `swarm.managers` that can be reached, by name, and why the others can't be."""
+    found: dict[str, Any] = {}
+    unreachable: dict[str, str] = {}
+    for manager, opened in _opened(settings.swarm.managers, settings):
+        try:
+            found[manager.name] = opened.result()
+        except SettingsError:
+            raise
+        except BluegreenError as error:
+            unreachable[manager.name] = error.message
+        else:
+            stack.callback(found[manager.name].close)
+    return found, unreachable
+
+
+def _opened(engines: Sequence[EngineTable], settings: Settings) -> Iterator[tuple[EngineTable, Future[Any]]]:
+    """Each of the engines with its client, or why there is none; all of them were asked at once."""
+    with ThreadPoolExecutor(max(1, len(engines))) as pool:
+        opening = [pool.submit(connect, engine, settings.root) for engine in engines]
+    return zip(engines, opening, strict=True)
 
 
 def _host(

@@ -76,17 +76,31 @@ def credentials(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     """
     table = settings.registry
     if environ.get("CI_REGISTRY", table.server).lower() == table.server:
-        for user, password in (
-            ("CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD"),
-            ("CI_DEPLOY_USER", "CI_DEPLOY_PASSWORD"),
-        ):
-            if environ.get(user) and environ.get(password):
-                return Credentials(environ[user], environ[password], f"{user} and {password}")
+        found = _from_gitlab("CI_REGISTRY", environ) or _from_gitlab("CI_DEPLOY", environ)
+        if found:
+            return found
         if environ.get("CI_JOB_TOKEN"):
             return Credentials("gitlab-ci-token", environ["CI_JOB_TOKEN"], "CI_JOB_TOKEN")
     if table.credentials:
         return _from_file(settings.root / table.credentials)
     return _from_docker(table.server)
+
+
+def lasting(settings: Settings, environ: Mapping[str, str] = os.environ) -> Credentials | None:
+    """What the nodes of a swarm are given, which pull again when the run is long over: a deploy token or
+    `registry.credentials` before what may end with its job; else as `credentials`."""
+    table = settings.registry
+    own = environ.get("CI_REGISTRY", table.server).lower() == table.server
+    token = _from_gitlab("CI_DEPLOY", environ) if own else None
+    kept = _from_file(settings.root / table.credentials) if table.credentials and not token else None
+    return token or kept or credentials(settings, environ)
+
+
+def _from_gitlab(kind: str, environ: Mapping[str, str]) -> Credentials | None:
+    user, password = f"{kind}_USER", f"{kind}_PASSWORD"
+    if environ.get(user) and environ.get(password):
+        return Credentials(environ[user], environ[password], f"{user} and {password}")
+    return None
 
 
 def _from_file(path: Path) -> Credentials:
@@ -139,13 +153,17 @@ class Registry:
     """The repository of one service in its registry, as one engine reaches it."""
 
     def __init__(self, client: Any, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-        self._api = client.api
+        self._client = client
         self._settings = settings
         self._server = settings.registry.server
         self._repository = settings.repository
         self._environ = environ
         self._found: Credentials | None = None
         self._looked = False
+
+    @property
+    def _api(self) -> Any:
+        return self._client.api  # asked each time, as of several managers another one may answer by now
 
     def digest(self, reference: str, progress: Progress = lambda words: None) -> str:
         """The digest of the manifest under this tag or digest; empty if the registry has none. Raises Failed."""
@@ -237,6 +255,11 @@ class Registry:
     def auth(self) -> dict[str, str]:
         """What the registry is asked with: a username and a password; nothing if there are none."""
         found = self._credentials()
+        return {"username": found.user, "password": found.password} if found else {}
+
+    def lasting_auth(self) -> dict[str, str]:
+        """The same for who pulls later, too; see `lasting`."""
+        found = lasting(self._settings, self._environ)
         return {"username": found.user, "password": found.password} if found else {}
 
     def _own_digests(self, reference: str) -> set[str]:

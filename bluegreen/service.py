@@ -27,7 +27,7 @@ from bluegreen.model import Colour, Event, Image, Observed, Plan, Release
 from bluegreen.observe import observe
 from bluegreen.proxies import Proxy, Upstreams
 from bluegreen.proxies.hosts import HostsProxy
-from bluegreen.reach import in_words, reach
+from bluegreen.reach import in_words, managers, reach
 from bluegreen.registry import Credentials, Registry
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.connect import connect
@@ -89,6 +89,8 @@ class Service:
     """Those of them whose engine did not answer at the start, each with why."""
     swarm: SwarmRuntime | None = None
     """The runtime, if it is a swarm."""
+    silent: dict[str, str] = field(default_factory=dict)
+    """The managers without a proxy whose engine did not answer at the start, each with why."""
 
     @classmethod
     @contextmanager
@@ -109,7 +111,7 @@ class Service:
             if settings.hosts:
                 service._become_several(Hosts(members))
             if settings.runtime == "swarm":
-                service._become_swarm(members)
+                service._become_swarm(members, stack)
             service.webhooks = notify.find(settings)
             yield service
 
@@ -120,13 +122,15 @@ class Service:
         self.registry = HostsRegistry(hosts) if self.registry else None
         self.history = HostsHistory(hosts)
 
-    def _become_swarm(self, members: Sequence[Host]) -> None:
-        registry = members[0].registry
-        engines = {host.name or "local": host.client for host in members}
-        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.auth if registry else dict)
+    def _become_swarm(self, members: Sequence[Host], stack: ExitStack) -> None:
+        first, self.silent = managers(self.settings, stack)
+        engines = first | {host.name or "local": host.client for host in members}
+        # By the manager, which builds and looks into images: the nodes pull for themselves what they are to run.
+        registry = Registry(Managers(list(engines.values())), self.settings) if self.registry else None
+        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.lasting_auth if registry else dict)
         for host in members:
             host.runtime = Node(host.client, self.settings, host.name, whole)
-        self.runtime, self.swarm = whole, whole
+        self.runtime, self.swarm, self.registry = whole, whole, registry
 
     def deploy(self, name: str, options: Options, emit: Emit) -> dict[str, Any]:
         """The release is live, and its receipt is returned. The error of a run that failed carries its receipt too."""

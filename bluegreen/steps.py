@@ -29,6 +29,9 @@ from bluegreen.settings import Settings
 from bluegreen.witness import Witness
 from bluegreen.words import plain
 
+AT_ONCE = 4
+"""In how many groups the replicas of a host are probed at once, if they are more than so many."""
+
 VERIFY_TIMEOUT = 15.0
 """Seconds in which the proxy must answer with the new version; a switch takes effect in well under one."""
 
@@ -226,7 +229,8 @@ class Copy(Step):
 
     @staticmethod
     def describe(plan: Plan, settings: Settings, observed: Observed) -> str:
-        alone = len(observed.hosts) == 1 and not (settings.runtime == "swarm" and len(settings.hosts) > 1)
+        engines = max(1, len(settings.hosts)) + len(settings.swarm.managers) if settings.runtime == "swarm" else 1
+        alone = len(observed.hosts) == 1 and engines < 2
         if settings.registry.server or alone or (observed.image and not observed.lacking):
             return ""
         return f"copy {plan.image} to {', '.join(observed.lacking or observed.hosts[1:]) or 'every engine'}"
@@ -293,13 +297,13 @@ class Probe(Step):
         return f"ask {settings.probe.path} until it answers {answer} {settings.probe.successes} times in a row"
 
     def do(self, run: Run) -> str:
-        groups: dict[str, list[Replica]] = {}
+        of_hosts: dict[str, list[Replica]] = {}
         for replica in run.new_replicas():
-            groups.setdefault(replica.endpoint.host, []).append(replica)
+            of_hosts.setdefault(replica.endpoint.host, []).append(replica)
+        groups = [group for replicas in of_hosts.values() for group in _shared_out(replicas)]
         if len(groups) == 1:
-            [replicas] = groups.values()
-            return f"ready after {self._ready(run, replicas, run.look_alive)} tries"
-        return f"ready after {self._at_once(run, list(groups.values()))} tries"
+            return f"ready after {self._ready(run, groups[0], run.look_alive)} tries"
+        return f"ready after {self._at_once(run, groups)} tries"
 
     def _ready(self, run: Run, replicas: Sequence[Replica], look: Callable[[], None]) -> int:
         """Each of them is ready, after so many tries in all."""
@@ -331,7 +335,7 @@ class Probe(Step):
             run.probes.append(time.monotonic() - started)
 
     def _at_once(self, run: Run, groups: Sequence[Sequence[Replica]]) -> int:
-        """The same on several hosts at once, while this thread looks whether all of them are alive."""
+        """The same of several groups at once, while this thread looks whether all of them are alive."""
         over = threading.Event()
 
         def look() -> None:
@@ -348,6 +352,11 @@ class Probe(Step):
                 return sum(each.result() for each in asking)
             finally:
                 over.set()
+
+
+def _shared_out(replicas: Sequence[Replica]) -> list[Sequence[Replica]]:
+    """The replicas of one host in groups that are probed at once: one group while they are few."""
+    return [replicas] if len(replicas) <= AT_ONCE else [replicas[each::AT_ONCE] for each in range(AT_ONCE)]
 
 
 class Switch(Step):

@@ -20,6 +20,13 @@ from bluegreen.settings import HAProxyTable, Settings
 ANSWERED = ("hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
 """HAProxy's counters of whole answers by their status; those of 1xx come before another one, or open a WebSocket."""
 
+SHARE = 0.02
+"""Seconds between two checks of a pool at least, all its servers taken together: no number of replicas makes the checks
+of one pool more than 50 a second."""
+
+AT_ONCE = 100
+"""How many commands the admin socket is given in one line, which may have 16 kB."""
+
 
 class HAProxy(Driver):
     """One service's place in HAProxy."""
@@ -91,6 +98,7 @@ class HAProxy(Driver):
             read_timeout=proxy.read_timeout,
             options=proxy.haproxy,
             stats_bind=self._inside(proxy.haproxy.stats.bind or ""),
+            share=SHARE,
             check_path=proxy.haproxy.httpchk if isinstance(proxy.haproxy.httpchk, str) else probe.path,
             check_host=probe.host or self._service,
             plain=proxy.plain,
@@ -236,9 +244,14 @@ class HAProxy(Driver):
     def _count_as_up(self, colour: Colour, count: int) -> None:
         """The colour's replicas take requests at once. They passed their probe, but the checks, which HAProxy began
         before there was anybody, may not know it yet."""
-        for pool in (colour, f"{colour}_ws", f"{colour}_first", f"{colour}_first_ws"):
-            for number in range(1, count + 1):
-                self._ask(f"set server {self._service}_{pool}/new{number} health up")
+        pools = (colour, f"{colour}_ws", f"{colour}_first", f"{colour}_first_ws")
+        commands = [
+            f"set server {self._service}_{pool}/new{number} health up"
+            for pool in pools
+            for number in range(1, count + 1)
+        ]
+        for first in range(0, len(commands), AT_ONCE):
+            self._ask("; ".join(commands[first : first + AT_ONCE]))
 
     def _flip(self, backend: str) -> None:
         """The running worker sends all new requests to the backend."""

@@ -70,22 +70,24 @@ class Managers:
         """The client. Raises Failed if no manager answers, or too few do to decide anything."""
         if self._current is not None and time.monotonic() - self._seen < FRESH:
             return self._current
-        heard = ""
+        heard: list[str] = []
         for client in sorted(self._clients, key=lambda each: each is not self._current):
             try:
                 client.api.inspect_swarm()
             except APIError as error:
-                heard = heard or str(error.explanation or error)
+                heard.append(str(error.explanation or error))
             except (DockerException, RequestException) as error:
-                heard = heard or str(error)
+                heard.append(str(error))
             else:
                 self._current, self._seen = client, time.monotonic()
                 return client
         self._seen = 0.0
-        raise Failed(
-            f"no manager of the swarm can be asked: {plain(heard)}",
-            hint="docker node ls, on a manager; docker swarm init, if there is no swarm yet",
-        )
+        # What a manager has to say, if there is one, tells more than that workers are none.
+        words = next((each for each in heard if "not a swarm manager" not in each), "".join(heard[:1]))
+        hint = "docker node ls, on a manager; docker swarm init, if there is no swarm yet"
+        if all("Worker nodes" in each for each in heard):
+            hint = "name a manager in hosts; or in swarm.managers, if no proxy is to run on it"
+        raise Failed(f"no manager of the swarm can be asked: {plain(words)}", hint=hint)
 
 
 class SwarmRuntime(DockerRuntime):
@@ -249,7 +251,7 @@ class SwarmRuntime(DockerRuntime):
         self.remove(colour)
         labels = self._slot_labels(colour, release, run, number, before)
         try:
-            made = self._post("/services/create", self._spec(colour, image, labels))["ID"]
+            made = self._post("/services/create", self._spec(colour, image, labels), self._to_pull())["ID"]
         except NotFound as error:
             raise Failed(f"{release} can't start: {plain(str(error.explanation))}") from error
         except DockerException as error:
@@ -264,10 +266,9 @@ class SwarmRuntime(DockerRuntime):
             if (words := _taken_over(service)) or not service["Spec"]["Mode"].get("Replicated"):
                 raise Failed(f"{release} did not start as it was told: {words or 'it is not replicated any more'}")
             tasks = self._tasks(service)
-            rejected = [each["Status"] for each in tasks if each["Status"]["State"] == "rejected"]
+            rejected = [each for each in tasks if _never_ran(each["Status"])]
             if rejected:
-                words = plain(rejected[0].get("Err") or rejected[0]["Message"])
-                raise Failed(f"{release} can't start: {words}", hint=loosened_by(words, self._settings.app))
+                raise self._rejected(rejected[0], release)
             replicas = self._replicas_of(service, tasks)
             wanted = service["Spec"]["Mode"]["Replicated"]["Replicas"]
             ended = any(each.exit_code is not None for each in replicas)
@@ -281,6 +282,18 @@ class SwarmRuntime(DockerRuntime):
                     hint=f"docker service ps --no-trunc {service['Spec']['Name']}",
                 )
             time.sleep(POLL)
+
+    def _rejected(self, task: Mapping[str, Any], release: Release) -> Failed:
+        """The error for a task that its node has not taken."""
+        words = plain(task["Status"].get("Err") or task["Status"]["Message"])
+        hint = loosened_by(words, self._settings.app)
+        if "No such image" in words:  # all that a node tells of a pull that failed
+            node = self._client.api.inspect_node(task["NodeID"])["Description"]["Hostname"]
+            words = f"the node {node} has not got its image, and can't pull it: {words}"
+            hint = "does that node reach the registry, and trust its certificate? docker pull, there, says why not"
+            if not self._settings.registry.server:
+                hint = "without a registry only the engines that hosts and swarm.managers name are given images"
+        return Failed(f"{release} can't start: {words}", hint=hint)
 
     def keep(self, colour: Colour) -> None:
         """A label says that it is committed. Swarm replaces tasks from the beginning on; that until here one that ends
@@ -610,17 +623,22 @@ class SwarmRuntime(DockerRuntime):
             container.remove(v=True)
 
     def _update(self, service: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+        """The nodes keep what they were given to pull with: for anything else Swarm would replace the tasks."""
         self._post(f"/services/{service['ID']}/update?version={service['Version']['Index']}", spec)
 
-    def _post(self, path: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """What the manager answers. The nodes are given what they need to pull the image with."""
-        api, auth = self._client.api, dict(self._auth())
-        headers = {}
-        if auth:
-            auth["serveraddress"] = self._settings.registry.server
-            headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()
+    def _to_pull(self) -> dict[str, str]:
+        """The header with what the nodes need to pull the image."""
+        auth = dict(self._auth())
+        if not auth:
+            return {}
+        auth["serveraddress"] = self._settings.registry.server
+        return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()}
+
+    def _post(self, path: str, data: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What the manager answers."""
+        api = self._client.api
         answer: dict[str, Any] = api._result(
-            api._post_json(api._url("") + path, data=dict(data), headers=headers), True
+            api._post_json(api._url("") + path, data=dict(data), headers=dict(headers or {})), True
         )
         return answer
 
@@ -661,6 +679,11 @@ def _attached(task: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _version(client: Any) -> tuple[int, ...]:
     return tuple(map(int, client.api._version.split(".")))
+
+
+def _never_ran(status: Mapping[str, Any]) -> bool:
+    """Whether a node has not taken the task, or could not start its container."""
+    return status["State"] == "rejected" or "starting container failed" in status.get("Err", "")
 
 
 def _is_task(replica: Replica) -> bool:

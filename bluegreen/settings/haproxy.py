@@ -115,7 +115,9 @@ class CheckTable(Table):
     """The health check of each replica, where there are several or `httpchk` is set."""
 
     inter: Milliseconds = Field(
-        default=1.0, description='The time between two checks: "1s", or a whole number of milliseconds (1000).'
+        default=1.0,
+        description='The time between two checks: "1s", or a whole number of milliseconds (1000). With many replicas it'
+        " is longer: 20 ms for each, and as it is here again after a check that has found another state.",
     )
     rise: int = Field(default=2, ge=1, le=100, description="How many good checks in a row bring a replica back.")
     fall: int = Field(default=2, ge=1, le=100, description="How many bad checks in a row take a replica out.")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from bluegreen.settings.hosts import Engines
 from bluegreen.settings.values import LIST, Duration, Size, Table, Text, between, distinct, matching
 from bluegreen.words import shown
 
@@ -48,6 +49,11 @@ class SwarmTable(Table):
     )
     start_timeout: Annotated[Duration, between("1s", "1h")] = Field(
         default=120.0, description="How long all tasks of a colour may take to run, the pull of the image included."
+    )
+    managers: Engines = Field(
+        default=(),
+        description="Engines that are asked before those of `hosts`, as managers, and on which no proxy runs: each an"
+        " address, or a table as in `hosts`.",
     )
     configs: dict[Annotated[str, matching(r"(?:/[A-Za-z0-9_.@+-]+)+", "a path such as /etc/app.toml")], Text] = Field(
         default_factory=dict,

@@ -120,7 +120,7 @@ class Settings(Table):
         least = _least()
         others = ("probe", "proxy", "network", "rollback_floor", "runtime", "swarm")
         tables = {"app", *(name for name in others if getattr(self, name) != getattr(least, name))}
-        data = _without_empty(self.model_dump(include=tables, exclude_defaults=True))
+        data = _without_empty(self.model_dump(include=tables, exclude={"swarm": {"managers"}}, exclude_defaults=True))
         data["repository"] = self.repository
         if self.pair:
             data["certificate"] = self.pair.fingerprint
@@ -204,6 +204,8 @@ class Settings(Table):
             words = 'proxy.where = "host" does not reach the network of a swarm: the proxy must be a container'
         elif proxy and proxy.upstreams == "all":
             words = 'proxy.upstreams = "all" is for hosts apart: in a swarm every proxy sends to all tasks anyway'
+        elif twice := {each.name for each in swarm.managers} & {each.name for each in info.data.get("hosts", ())}:
+            words = f"swarm.managers and hosts both name {sorted(twice)[0]!r}: those of hosts are asked anyway"
         elif app and app.publish:
             words = "app.publish has no use in a swarm: the proxies reach the tasks by their own addresses"
         elif app:

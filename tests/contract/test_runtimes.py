@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, OneShot, Release, Replica
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.docker import DockerRuntime
+from bluegreen.runtimes.swarm import SwarmRuntime
 from bluegreen.secret import Secrets
 from bluegreen.settings import parse
 
@@ -585,3 +587,91 @@ def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     assert (len(bench.client.secrets.list(filters=label)), len(bench.client.configs.list(filters=label))) == (1, 1)
     runtime.remove(BLUE)
     assert bench.client.secrets.list(filters=label) + bench.client.configs.list(filters=label) == []
+
+
+def test_what_a_later_process_would_pull_with_replaces_no_task(request: pytest.FixtureRequest) -> None:
+    bench = SwarmBench(request)
+
+    def logged_in(password: str) -> SwarmRuntime:
+        auth = {"username": "shop", "password": password}
+        return SwarmRuntime({"node": bench.client}, bench.settings, auth=lambda: auth)
+
+    before = {replica.id for replica in start(bench, logged_in("one"), BLUE, "v1")}
+    logged_in("two").keep(BLUE)
+    time.sleep(4)  # in which Swarm would have replaced one
+    assert bench.driver().slots()[BLUE].kept
+    assert {replica.id for replica in bench.driver().replicas(BLUE)} == before
+    [service] = bench.client.services.list(filters={"label": f"bluegreen.service={bench.settings.service}"})
+    assert {task["ID"] for task in service.tasks()} == before
+
+
+@pytest.mark.parametrize("mode", ["dnsrr", "vip"])
+def test_replicas_have_addresses_of_their_own_whatever_the_name_of_their_service_leads_to(
+    request: pytest.FixtureRequest, mode: str
+) -> None:
+    bench = SwarmBench(request)
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "swarm": {"endpoint_mode": mode}})
+    runtime = bench.driver()
+    replicas = start(bench, runtime, BLUE, "v1")
+    [service] = bench.client.services.list(filters={"label": f"bluegreen.service={bench.settings.service}"})
+    assert service.attrs["Spec"]["EndpointSpec"]["Mode"] == mode
+    lookup = "import socket; print(*sorted({found[4][0] for found in socket.getaddrinfo('%s', 9000)}))"
+    own = " ".join(sorted(replica.endpoint.address for replica in replicas))
+    container = bench.container(replicas[0])
+    for name, leads_there in ((replicas[0].endpoint.follows, True), (service.name, mode == "dnsrr")):
+        code, said = container.exec_run(["python3", "-c", lookup % name])
+        assert code == 0, said
+        assert (said.decode().strip() == own) is leads_there, name
+
+
+@pytest.fixture
+def swarm_bench(request: pytest.FixtureRequest) -> SwarmBench:
+    return SwarmBench(request)
+
+
+def _as_task(bench: SwarmBench, **app: Any) -> SwarmRuntime:
+    """A driver of the same service with other settings of the app."""
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "app": {"port": 9000, "stop_timeout": "2s", **app}})
+    return bench.driver()
+
+
+def _in_task(bench: SwarmBench, replica: Replica, program: str) -> str:
+    """What a program prints that runs as the app does."""
+    code, said = bench.container(replica).exec_run(["python3", "-c", program])
+    assert code == 0, said.decode()
+    return str(said.decode()).strip()
+
+
+def test_each_part_of_a_tasks_confinement_can_be_loosened(swarm_bench: SwarmBench) -> None:
+    loose = {"user": "root", "read_only": False, "tmpfs": ["/run:size=1m,mode=700"], "cap_add": ["CHOWN"]}
+    runtime = _as_task(swarm_bench, **loose, pids_limit=0, init=True, logging={"driver": "local"})
+    [one] = start(swarm_bench, runtime, BLUE, "v1")
+    attrs = swarm_bench.container(one).attrs
+    host = attrs["HostConfig"]
+    assert (attrs["Config"]["User"], host["ReadonlyRootfs"], host["Init"]) == ("root", False, True)
+    assert [each.removeprefix("CAP_") for each in host["CapAdd"]] == ["CHOWN"]
+    assert (host["CapDrop"], host["LogConfig"]["Type"], bool(host["PidsLimit"])) == (["ALL"], "local", False)
+    [memory] = [each["TmpfsOptions"] for each in host["Mounts"] if each["Target"] == "/run"]
+    assert memory == {"SizeBytes": 1 << 20, "Mode": 0o700}
+    assert _in_task(swarm_bench, one, "import os; open('/app/x', 'w'); os.chown('/app/x', 1, 1)") == ""
+
+
+@pytest.mark.parametrize(("user", "number"), [("nobody", 65534), ("root", 0), ("1234:5", 1234)])
+def test_a_tasks_secret_is_for_the_apps_user_alone(swarm_bench: SwarmBench, user: str, number: int) -> None:
+    swarm_bench.secrets = Secrets({"PASSWORD": b"correct horse"})
+    [one] = start(swarm_bench, _as_task(swarm_bench, user=user), BLUE, "v1")
+    look = "import os; s = os.stat('/run/secrets/PASSWORD'); print(oct(s.st_mode), s.st_uid)"
+    assert _in_task(swarm_bench, one, look) == f"0o100400 {number}"
+    assert _in_task(swarm_bench, one, "print(open('/run/secrets/PASSWORD').read())") == "correct horse"
+
+
+def test_a_task_that_the_confinement_prevents_is_told_with_the_setting_that_loosens_it(
+    swarm_bench: SwarmBench,
+) -> None:
+    runtime = _as_task(swarm_bench, command=["/etc/passwd"])
+    runtime.prepare()
+    with pytest.raises(Failed, match=r"v1 can't start: .*permission denied") as caught:
+        runtime.start(BLUE, release(swarm_bench, "v1"), release(swarm_bench, "v1").digest, "run-1", 1, ())
+    assert "app.user" in caught.value.hint

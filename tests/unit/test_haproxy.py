@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from test_follow import rendered
+
 from bluegreen.model import Colour, Counts
 from bluegreen.proxies.haproxy import counted
 
@@ -49,3 +53,24 @@ def test_only_backends_of_this_service_count() -> None:
 def test_what_another_server_answered_instead_is_an_error_of_the_release() -> None:
     assert counted(stats(row("shop_green_first", "0,10,0,0,2,0", moved=3)), "shop")[Colour.GREEN] == Counts(12, 5)
     assert counted(stats(row("shop_green_first", "0,1,0,0,0,0", moved=3)), "shop")[Colour.GREEN] == Counts(1, 1)
+
+
+def checks(replicas: int) -> float:
+    """How many checks a second HAProxy makes of all pools of a service, one colour of which has so many replicas."""
+    total = 0.0
+    for pool in rendered("haproxy", *range(replicas)).split("\nbackend ")[1:]:
+        paced = re.search(r"default-server check inter ([0-9]+)ms", pool)
+        total += len(re.findall(r"^ +server ", pool, re.MULTILINE)) * 1000 / int(paced[1]) if paced else 0
+    return total
+
+
+def test_no_number_of_replicas_makes_its_checks_more_than_fifty_a_second_of_each_pool() -> None:
+    assert checks(3) == 2 * 3 + 4 * (3 + 1) * 5
+    assert [round(checks(replicas)) for replicas in (60, 100)] == [6 * 50] * 2
+
+
+def test_a_second_look_comes_as_soon_as_ever() -> None:
+    text = rendered("haproxy", *range(100))
+    assert "check inter 2000ms fastinter 1000ms fall 2 rise 2 observe layer4" in text
+    assert "check inter 2020ms fastinter 200ms fall 1 rise 1 observe layer4" in text
+    assert "fastinter" not in rendered("haproxy", *range(9))

@@ -14,7 +14,7 @@ from docker.errors import APIError
 from fakes import Clock, quick_settings
 
 from bluegreen.errors import Failed, SettingsError
-from bluegreen.registry import TRIES, Credentials, Registry, credentials
+from bluegreen.registry import TRIES, Credentials, Registry, credentials, lasting
 from bluegreen.settings import Settings
 
 SERVER = "gitlab.test:8001"
@@ -73,6 +73,19 @@ def test_the_first_source_that_is_there_is_used(tmp_path: Path) -> None:
     used = credentials(settings(), {})
     assert used
     assert (used.user, used.password, used.source) == ("docker", "five", "docker login")
+
+
+def test_who_pulls_later_is_given_what_outlives_the_job(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("file:four\n")
+    file.chmod(0o600)
+    with_file, job = settings(credentials=str(file)), {k: v for k, v in ENVIRON.items() if "DEPLOY" not in k}
+    found = [lasting(with_file, ENVIRON), lasting(with_file, job), lasting(settings(), job)]
+    assert [each and each.user for each in found] == ["deploy", "file", "registry"]
+    assert lasting(settings(), {}) is None
+    elsewhere = lasting(with_file, {**ENVIRON, "CI_REGISTRY": "other.test:5050"})
+    assert elsewhere
+    assert elsewhere.user == "file", "a token of another registry's GitLab"
 
 
 def test_without_any_there_are_none() -> None:

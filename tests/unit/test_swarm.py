@@ -53,6 +53,22 @@ def test_without_a_manager_nothing_is_asked_and_the_reason_is_told() -> None:
         _ = managers.name
 
 
+def test_workers_alone_are_answered_with_the_setting_that_names_a_manager() -> None:
+    words = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state."
+    with pytest.raises(Failed, match="no manager of the swarm can be asked") as caught:
+        _ = Managers([Engine("one", APIError(words)), Engine("two", APIError(words))]).name
+    assert "swarm.managers" in caught.value.hint
+    with pytest.raises(Failed, match="no majority") as caught:
+        _ = Managers([Engine("one", APIError(words)), Engine("two", APIError("no majority"))]).name
+    assert "swarm.managers" not in caught.value.hint
+
+
+def test_which_managers_are_asked_does_not_change_what_is_deployed() -> None:
+    asked = {**SWARM, "swarm": {"managers": ["ssh://one"]}}
+    assert parse(asked).hash == parse(SWARM).hash
+    assert parse({**asked, "swarm": {**asked["swarm"], "max_per_node": 1}}).hash != parse(SWARM).hash
+
+
 def test_a_directory_in_memory_has_its_size_and_mode() -> None:
     assert _tmpfs("/tmp", "") == {"Type": "tmpfs", "Target": "/tmp", "TmpfsOptions": {"Mode": 0o1777}}
     assert _tmpfs("/run", "size=64m,mode=700")["TmpfsOptions"] == {"Mode": 0o700, "SizeBytes": 64 << 20}
@@ -65,6 +81,7 @@ def test_a_directory_in_memory_has_its_size_and_mode() -> None:
         ({"app": {**SWARM["app"], "publish": 20000}}, "has no use in a swarm"),  # type: ignore[dict-item]
         ({"app": {**SWARM["app"], "tmpfs": ["/run:uid=5"]}}, "no other options than size and mode"),  # type: ignore[dict-item]
         ({"swarm": {"constraints": ["zone = a"]}}, "is not a constraint"),
+        ({"hosts": ["ssh://one"], "swarm": {"managers": ["ssh://root@one"]}}, "both name 'one'"),  # type: ignore[dict-item]
         ({"swarm": {"configs": {"/etc/app": "there.toml", "app": "x"}}}, "a path such as /etc/app.toml"),
     ],
 )
