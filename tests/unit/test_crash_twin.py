@@ -26,13 +26,15 @@ def made(**tables: Any) -> Settings:
     return quick_settings(**{"probe": {"successes": 1}, **tables})
 
 
-SETTINGS = {
+ALL = {
     "live": made(),
     "two replicas, reload": made(app={"replicas": 2}, proxy={"switch": "reload"}),
     "two replicas, standby": made(app={"replicas": 2}, retire={"old": "standby"}),
     "standby, reload": made(retire={"old": "standby"}, proxy={"switch": "reload"}),
     "registry": made(registry={"server": "gitlab.test:8001"}),
 }
+SETTINGS = ALL if FULL else {name: ALL[name] for name in ("two replicas, reload", "two replicas, standby", "registry")}
+"""Those of `make test` together have all that the others have."""
 JOBS = {
     "first deploy": ((), "deploy v1"),
     "first deploy with a build": ((), "deploy v9"),
