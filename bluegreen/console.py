@@ -172,9 +172,10 @@ class Console:
                     self._row(phase, f"p50 {p50}, p99 {p99}, max {most}")
             switch = receipt["switch"]
             if switch["first_new_ms"] is not None:
-                last = switch["last_old_ms"]
+                first, last = switch["first_new_ms"], switch["last_old_ms"]
                 tail = f", last old one at {last:.0f} ms" if last is not None else ""
-                self._row("switch", f"first new answer {switch['first_new_ms']:.0f} ms after the flip{tail}")
+                when = f"{first:.0f} ms after the flip" if first >= 0 else f"{-first:.0f} ms before the flip was whole"
+                self._row("switch", f"first new answer {when}{tail}")
         elif not receipt["witness"] and receipt["result"] not in ("unchanged",):
             self._row("witness", "none")
         if receipt["bake"]:

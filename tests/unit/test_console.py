@@ -273,6 +273,13 @@ def test_a_receipt_says_what_the_users_saw(capsys: Capture) -> None:
     assert "its words" not in text, "which were told when it failed"
 
 
+def test_of_several_hosts_the_first_answers_before_the_last_is_switched(capsys: Capture) -> None:
+    switch = {"at": "2024-05-01T12:00:00Z", "first_new_ms": -645.2, "last_old_ms": -792.0}
+    requests = {"total": 9, "ok": 9, "failed": 0, "by_release": {"v1": 4, "v2": 5}, "failures": []}
+    Console().receipt(receipt_of(witness=True, requests=requests, switch=switch))
+    assert "first new answer 645 ms before the flip was whole, last old one at -792 ms" in shown(capsys)
+
+
 def test_a_receipt_says_how_two_releases_compared(capsys: Capture) -> None:
     old = {"requests": 812, "errors": 0, "error_ratio": 0.0, "p99_ms": 8.1}
     new = {"requests": 640, "errors": 93, "error_ratio": 0.14531, "p99_ms": 9.04}
