@@ -195,7 +195,8 @@ def swarm(service: Service) -> Iterator[Finding]:
             "it sends to where they were until it is told: by bluegreen sync, or by the next deploy",
             f"take nginx {'.'.join(map(str, RESOLVE))} or later, or HAProxy",
         )
-    if unnamed := service.swarm.unnamed():
+    # With a host that can't be reached, nobody says which node it is.
+    if not service.unreachable and (unnamed := service.swarm.unnamed()):
         yield Finding(
             "swarm",
             WARNING,

@@ -27,6 +27,7 @@ from bluegreen.proxies import Proxy
 from bluegreen.registry import Progress, Registry, Tally
 from bluegreen.runtimes import Runtime
 from bluegreen.runtimes.session import SessionEnded
+from bluegreen.words import cause
 
 Result = TypeVar("Result")
 
@@ -92,7 +93,7 @@ class Hosts:
         except GONE as error:
             if host.runtime.answers():  # its engine does: what has gone is the proxy, or a container
                 raise
-            raise self.lose(host, str(error)) from error
+            raise self.lose(host, cause(error)) from error
 
     def lose(self, host: Host, words: str) -> HostLost:
         """The host counts as lost; the error that says so."""

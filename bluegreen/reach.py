@@ -26,6 +26,7 @@ from bluegreen.runtimes.docker import DockerRuntime
 from bluegreen.secret import Secrets
 from bluegreen.settings import EngineTable, Settings
 from bluegreen.vip import Vip, asks
+from bluegreen.words import cause
 
 DRIVERS: dict[str, type[Driver]] = {driver.kind: driver for driver in (Nginx, HAProxy)}
 
@@ -128,5 +129,5 @@ def engine_failed(error: Exception) -> BluegreenError:
     if isinstance(error, RequestException) and isinstance(error, ValueError):
         return Failed(f"the Docker engine's answer can't be read: {error}")
     if isinstance(error, RequestException):
-        return Failed(f"the Docker engine does not answer: {error}", hint="is it running? try: docker info")
+        return Failed(f"the Docker engine does not answer: {cause(error)}", hint="is it running? try: docker info")
     return Unexpected(error)

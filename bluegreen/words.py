@@ -30,3 +30,15 @@ def shown(value: object) -> str:
     else:
         text = str(value) if isinstance(value, float) else type(value).__name__
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def cause(error: BaseException) -> str:
+    """Why a call over a network failed, on one line: what the system said of it, not what libraries made of that."""
+    found, each = "", error
+    for _ in range(10):
+        found = (each.strerror if isinstance(each, OSError) else "") or found
+        below = each.__cause__ or each.__context__
+        if below is None:
+            break
+        each = below
+    return (found or str(error) or type(error).__name__).splitlines()[0]

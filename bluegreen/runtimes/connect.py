@@ -23,6 +23,7 @@ import docker
 from docker.errors import DockerException
 
 from bluegreen.errors import BluegreenError, SettingsError
+from bluegreen.words import cause
 
 if TYPE_CHECKING:  # the settings take longer to load than an engine to answer: see `connecting`
     from bluegreen.settings import EngineTable
@@ -176,7 +177,7 @@ def unreachable(address: str, error: Exception) -> BluegreenError:
             hint="run as root, or add yourself to its group: sudo usermod -aG docker $USER, then log in again",
         )
     return BluegreenError(
-        f"no Docker engine answers at {address}: {text.splitlines()[0] if text else type(error).__name__}",
+        f"no Docker engine answers at {address}: {cause(error)}",
         hint="is it running? try: docker info",
     )
 
