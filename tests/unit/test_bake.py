@@ -14,6 +14,7 @@ from bluegreen.errors import Failed
 from bluegreen.model import Colour, Counts, Event, Plan, Release
 from bluegreen.service import Options, Service
 from bluegreen.settings import BakeTable
+from bluegreen.steps import BAKE_INTERVAL
 from bluegreen.witness import FRESH, Answer, Witness
 
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
@@ -231,10 +232,17 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def deploy(world: World, release: str, emit: Callable[[Event], None] = lambda event: None, **bake: Any) -> Any:
+def deploy(
+    world: World,
+    release: str,
+    emit: Callable[[Event], None] = lambda event: None,
+    *,
+    witness: bool = False,
+    **bake: Any,
+) -> Any:
     settings = quick_settings(bake=bake)
     service = Service(settings, None, FakeRuntime(world, settings), FakeProxy(world, settings))
-    return service.deploy(release, Options(witness=False), emit)
+    return service.deploy(release, Options(witness=witness), emit)
 
 
 def answering(world: World, errors: dict[Colour, int]) -> None:
@@ -282,3 +290,35 @@ def test_a_limit_that_needs_the_witness_is_told_of_where_there_is_none(world: Wo
     receipt = deploy(world, "v2", events.append, seconds=1, max_p99_ms=100)
     assert receipt["bake"]["new"]["p99_ms"] is None
     assert "without a witness nobody measures bake.max_p99_ms" in [event.detail for event in events]
+
+
+class LateWitness(Witness):
+    """One whose threads get their turn late: it has heard nothing when it is asked for the first times."""
+
+    silent = 3
+
+    def start(self) -> None:
+        pass
+
+    def reachable(self) -> str:
+        return ""
+
+    def counts(self) -> dict[str, Any]:
+        self.silent -= 1
+        return {**super().counts(), "total": int(self.silent < 0)}
+
+
+def test_a_bake_ends_no_sooner_than_the_witness_has_heard_anything_but_does_not_wait_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bluegreen.flow.Witness", LateWitness)
+
+    def baked(release: str) -> float:
+        [step] = [each for each in deploy(world, release, witness=True, seconds=0.1)["steps"] if each["step"] == "bake"]
+        seconds: float = step["seconds"]
+        return seconds
+
+    assert baked("v2") == pytest.approx(3 * BAKE_INTERVAL, abs=BAKE_INTERVAL)
+    monkeypatch.setattr(LateWitness, "silent", 10**6)
+    timeout = quick_settings().witness.timeout
+    assert timeout <= baked("v1") <= timeout + 1
