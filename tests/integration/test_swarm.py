@@ -341,7 +341,7 @@ CUTS = [("two", "three"), ("one", "three")]
 """The nodes between which the network is cut: two followers of the managers' leader, or it and one of them."""
 
 
-@pytest.mark.parametrize("between", CUTS, ids="-".join)
+@pytest.mark.parametrize("between", CUTS if FULL else CUTS[:1], ids="-".join)
 def test_a_network_that_is_cut_between_two_nodes_is_shown_and_what_is_live_serves_on(
     make: Any, between: tuple[str, str]
 ) -> None:
