@@ -108,7 +108,8 @@ def _job(ground: Ground, stack: contextlib.ExitStack, hosts: Sequence[Host]) -> 
     text = text.replace("[proxy]\n", f"[proxy]\n{url}\n").replace(
         "\n[image]", f"\nhosts = [{', '.join(engines)}]\n[image]"
     )
-    file.write_text(text)
+    # Not where this machine's engine takes the hosts' own addresses from.
+    file.write_text(f'{text}[network]\npool = "100.64.0.0/16"\n')
     service.command_of("deploy", "v1")
     live = "v1"
 
