@@ -54,7 +54,7 @@ lint: .venv/.stamp ## ruff, mypy, and the dependencies against published advisor
 	@lab/audit
 
 test-unit: .venv/.stamp ## the quick tests, no engine needed
-	$(PYTEST) tests/unit -n 2 -q
+	$(PYTEST) tests/unit -n 3 -q
 
 test-contract: .venv/.stamp ## the same tests on every driver (needs `make lab`)
 	$(PYTEST) tests/contract -n $(WORKERS) --dist loadgroup -v
