@@ -227,7 +227,6 @@ def _cut_off(service: Service, live: Slot) -> Iterator[Finding]:
             )
 
 
-
 def certificate(service: Service) -> Iterator[Finding]:
     pair = service.settings.pair
     if pair:
