@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from ground import Service
+from harness import executed
 
 OTHER = {"blue": "green", "green": "blue"}
 IN_A_ROW = 3
@@ -96,7 +97,7 @@ class Bare:
         else:
             order = f"set map /bluegreen/live.map {self.service.name} {self.service.name}_{colour}"
             command = ["perl", "-e", FLIP_HAPROXY, "/tmp/bluegreen-admin.sock", order]
-        code, words = self.client.containers.get(self.proxy).exec_run(command)
+        code, words = executed(self.client.containers.get(self.proxy), command)
         if code:
             raise RuntimeError(words.decode(errors="replace"))
 

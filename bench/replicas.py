@@ -24,7 +24,7 @@ sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "tests" / "integration"))
 
 import docker
-from harness import IMAGES, PREFIX, TestService
+from harness import IMAGES, PREFIX, TestService, executed
 from hosts import Host, running_host, write_settings
 from load import Load
 from test_vip import own_network
@@ -134,13 +134,9 @@ def _checks(host: Host, seconds: float) -> float:
     """How many checks a second the host's proxy makes: by what the kernel counts of connections that it opens."""
 
     def opened() -> int:
-        rows: list[list[str]] = []
         with host.engine() as client:
-            for _ in range(10):  # a busy engine may lose what such a command has printed
-                text = _proxy(client).exec_run(["cat", "/proc/net/snmp"]).output.decode()
-                if rows := [line.split() for line in text.splitlines() if line.startswith("Tcp:")]:
-                    break
-        names, values = rows
+            text = executed(_proxy(client), ["cat", "/proc/net/snmp"]).output.decode()
+        names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
         return int(values[names.index("ActiveOpens")])
 
     before, begun = opened(), time.monotonic()

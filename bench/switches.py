@@ -14,6 +14,7 @@ from bare import FLIP_HAPROXY
 from distance import distance
 from figures import Bar, Plot, Section, Target, Zero, at_most, in_turn, median, number, percentile, spread
 from ground import HAPROXY, NGINX, NGINX_OLD, Ground, Service, moment
+from harness import executed
 from load import Load
 
 PAUSE = 1.5
@@ -387,10 +388,10 @@ def _flips(service: Service, count: int) -> tuple[dict[str, Seen], dict[str, lis
         def hand(to: Colour) -> None:
             green = f"{root}/state/{service.name}/green"
             if settings.proxy.kind == "nginx":
-                code, words = proxy.exec_run(["touch", green] if to is Colour.GREEN else ["rm", green])
+                code, words = executed(proxy, ["touch", green] if to is Colour.GREEN else ["rm", green])
             else:
                 order = f"set map {root}/live.map {service.name} {service.name}_{to}"
-                code, words = proxy.exec_run(["perl", "-e", FLIP_HAPROXY, "/tmp/bluegreen-admin.sock", order])
+                code, words = executed(proxy, ["perl", "-e", FLIP_HAPROXY, "/tmp/bluegreen-admin.sock", order])
             assert code == 0, words
 
         with Asker(service.url, 400) as asker:

@@ -620,7 +620,7 @@ def test_replicas_have_addresses_of_their_own_whatever_the_name_of_their_service
     own = " ".join(sorted(replica.endpoint.address for replica in replicas))
     container = bench.container(replicas[0])
     for name, leads_there in ((replicas[0].endpoint.follows, True), (service.name, mode == "dnsrr")):
-        code, said = container.exec_run(["python3", "-c", lookup % name])
+        code, said = executed(container, ["python3", "-c", lookup % name])
         assert code == 0, said
         assert (said.decode().strip() == own) is leads_there, name
 
@@ -639,7 +639,7 @@ def _as_task(bench: SwarmBench, **app: Any) -> SwarmRuntime:
 
 def _in_task(bench: SwarmBench, replica: Replica, program: str) -> str:
     """What a program prints that runs as the app does."""
-    code, said = bench.container(replica).exec_run(["python3", "-c", program])
+    code, said = executed(bench.container(replica), ["python3", "-c", program])
     assert code == 0, said.decode()
     return str(said.decode()).strip()
 

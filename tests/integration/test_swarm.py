@@ -19,7 +19,7 @@ import httpx
 import pytest
 from aftermath import GENTLE, Followed
 from evidence import log
-from harness import FULL, IMAGES, PREFIX, TestService, eventually
+from harness import FULL, IMAGES, PREFIX, TestService, eventually, executed
 from hosts import LOADED, Host, running_host, write_settings
 from load import Load
 from test_vip import own_network
@@ -234,7 +234,7 @@ def up(host: Host) -> set[str]:
     def answered() -> bool:
         with host.engine() as client:
             proxy = client.containers.get("bluegreen-proxy-0.0.0.0-8080")
-            answers.append(proxy.exec_run(["perl", "-MIO::Socket::UNIX", "-e", ASK]).output.decode())
+            answers.append(executed(proxy, ["perl", "-MIO::Socket::UNIX", "-e", ASK]).output.decode())
         return answers[-1].startswith("# pxname") and answers[-1].endswith("\n\n")
 
     eventually(answered, f"HAProxy of {host.container.name} tells of all its servers", 30)
