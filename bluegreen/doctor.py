@@ -31,6 +31,7 @@ from bluegreen.runtimes.confined import confined, is_root
 from bluegreen.settings import Settings
 
 if TYPE_CHECKING:
+    from bluegreen.runtimes.swarm import SwarmRuntime
     from bluegreen.service import Service
 
 OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
@@ -205,7 +206,22 @@ def swarm(service: Service) -> Iterator[Finding]:
             "name every node with a proxy in hosts, in the settings of every machine",
         )
     if observed.live:
+        yield from _not_whole(service.swarm, observed.live)
         yield from _cut_off(service, observed.live)
+
+
+def _not_whole(swarm: SwarmRuntime, live: Slot) -> Iterator[Finding]:
+    """What keeps what is live from being as many replicas of one release as are wanted."""
+    name = f"{live.release} ({live.colour})"
+    again = "bluegreen deploy RELEASE starts it anew, in the other colour"
+    if words := swarm.halted(live.colour):
+        why = "somebody has updated the service beside bluegreen: its replicas may not be of what is live"
+        yield Finding("swarm", WARNING, f"{name}: {words}", why, again)
+    if live.running < live.wanted:
+        amiss = "; ".join(f"{each.name}: {each.status}" for each in live.replicas if not each.running)
+        what = f"{live.running} of {live.wanted} replicas of {name} run{f': {amiss}' if amiss else ''}"
+        mend = f"docker service ps --no-trunc {swarm.called(live.colour)}, on a manager, says why"
+        yield Finding("swarm", WARNING, what, "the rest carry the load", mend)
 
 
 def _cut_off(service: Service, live: Slot) -> Iterator[Finding]:
@@ -336,6 +352,8 @@ def stopping(service: Service) -> Iterator[Finding]:
 def confinement(service: Service) -> Iterator[Finding]:
     """What containers may do beyond what they need by default, by the settings and by how they were made."""
     loosened = loosenings(service.settings)
+    if service.swarm and service.settings.app.no_new_privileges and not service.swarm.denies_privileges():
+        loosened.append("app.no_new_privileges: only from Docker 25 on can Swarm deny replicas new privileges")
     for what in loosened:
         yield Finding("confinement", NOTE, what)
     again = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"

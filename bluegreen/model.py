@@ -130,7 +130,10 @@ class Slot:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return tuple(replica.endpoint for replica in self.replicas)
+        """Of replicas that are followed by a name, those that run come first: a HAProxy whose first server begins at an
+        address that the name does not lead to gives it that of a later one, which is then without any."""
+        first = sorted(self.replicas, key=lambda replica: bool(replica.endpoint.follows) and not replica.running)
+        return tuple(replica.endpoint for replica in first)
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ def dead(settings: Settings, release: Release, replica: Replica, log: str) -> Fa
     if replica.out_of_memory:
         ending = f"{release} was killed by its memory limit: app.memory is too little for it"
     hint = loosened_by(log, settings.app)
+    if replica.exit_code == 137 and settings.runtime == "swarm" and settings.app.memory and not hint:
+        hint = "is app.memory too little for it? Swarm does not tell whether that is what killed it"
     return Failed(f"{ending} (container {replica.name})\n{last_lines(replica, log)}", hint=hint)
 
 

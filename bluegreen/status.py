@@ -116,12 +116,13 @@ def _readiness(service: Service, observed: Observed) -> dict[str, Any]:
 
 def _slot(slot: Slot, observed: Observed) -> dict[str, Any]:
     record = observed.proxy.record
+    switched = record.at if record and record.to_colour is slot.colour and not record.undone else ""
     return {
         "colour": str(slot.colour),
         "release": slot.release.name,
         "image": slot.image,
         "digest": slot.release.digest,
         "floor": slot.release.floor,
-        "since": record.at if record and record.to_colour is slot.colour and record.at else slot.since,
+        "since": switched or slot.since,
         "replicas": {"running": slot.running, "wanted": slot.wanted},
     }

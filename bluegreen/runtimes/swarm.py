@@ -18,11 +18,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import Mount
-from docker.utils.socket import STDERR
+from docker.utils.socket import STDERR, STDOUT
 from requests import RequestException
 
 from bluegreen.errors import Failed
@@ -39,6 +40,9 @@ POLL = 0.3
 FRESH = 2.0
 """Seconds for which a manager that has answered is not asked again whether it is there."""
 
+SYSTEM = 3
+"""The stream on which a manager tells why it has no lines of a task."""
+
 GONE = 60.0
 """Seconds beyond the time to stop in which the tasks of a removed service are gone."""
 
@@ -48,8 +52,8 @@ NOWHERE = Endpoint("127.0.0.1", 9)
 ENDED = ("failed", "rejected", "complete")
 """The states of a task that has ended by itself."""
 
-TAKEN_OVER = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
-"""The states of an update in which a service is not what it was started as."""
+HALTED = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
+"""The states of an update that Swarm has stopped or taken back."""
 
 NO_NEW_PRIVILEGES = (1, 44)
 """The version of the engine's interface from which on a service can be denied new privileges."""
@@ -129,6 +133,20 @@ class SwarmRuntime(DockerRuntime):
             each["Description"]["Hostname"]: (each["Spec"]["Role"] == "manager", each["Status"]["State"] == "ready")
             for each in self._client.api.nodes()
         }
+
+    def called(self, colour: Colour) -> str:
+        """The name of the colour's service in Swarm."""
+        return f"{self._service}-{colour}"
+
+    def halted(self, colour: Colour) -> str:
+        """What Swarm says of an update of the service that it has stopped or taken back; empty if there is none."""
+        service = self._service_of(colour) or {}
+        state = (service.get("UpdateStatus") or {}).get("State", "")
+        return _taken_over(service) if state in HALTED else ""
+
+    def denies_privileges(self) -> bool:
+        """Whether the engine that is asked can deny a service's tasks new privileges."""
+        return _version(self._client) >= NO_NEW_PRIVILEGES
 
     def unnamed(self) -> list[str]:
         """The nodes with a container in the service's network, such as a proxy, whose engine is none of those that are
@@ -241,7 +259,8 @@ class SwarmRuntime(DockerRuntime):
     def endpoints(self, colour: Colour, count: int) -> tuple[Endpoint, ...]:
         """Where its tasks are: Swarm gives out their addresses when it starts them, so that there is nothing to be
         known of others."""
-        found = tuple(replica.endpoint for replica in self.replicas(colour) if replica.endpoint.address)
+        slot = self.slots().get(colour)
+        found = tuple(each for each in slot.endpoints if each.address) if slot else ()
         return found or (NOWHERE,)
 
     def start(
@@ -276,10 +295,16 @@ class SwarmRuntime(DockerRuntime):
                 return replicas
             if time.monotonic() > deadline:
                 states = "; ".join(sorted({each.status for each in replicas if not each.running}))
+                hint = "swarm.start_timeout is how long they may take, the pull of the image on each node included"
+                if "no suitable node" in states:
+                    hint = (
+                        "docker node ls, on a manager: is there room for both colours, by swarm.constraints,"
+                        " max_per_node, reserve_memory and reserve_cpus?"
+                    )
                 raise Failed(
                     f"{release} can't start: {sum(each.running for each in replicas)} of {wanted} tasks run after"
                     f" {self._settings.swarm.start_timeout:g} s: {states or 'Swarm has made no others'}",
-                    hint=f"docker service ps --no-trunc {service['Spec']['Name']}",
+                    hint=hint,
                 )
             time.sleep(POLL)
 
@@ -364,13 +389,14 @@ class SwarmRuntime(DockerRuntime):
             options["since"] = f"{since:.9f}"
         response = api._get(api._url("/tasks/{0}/logs", replica.id), params=options, stream=True, timeout=None)
         api._raise_for_status(response)
-        outputs = {1: Lines(), STDERR: Lines()}
+        outputs = {STDOUT: Lines(), STDERR: Lines(), SYSTEM: Lines()}
         with contextlib.closing(response), _whole_answer():
             while len(head := response.raw.read(8)) == 8:
                 kind, length = struct.unpack(">BxxxL", head)
-                yield from map(_stamped, outputs[kind].add(response.raw.read(length)))
-        for rest in outputs.values():
-            yield from map(_stamped, rest.rest())
+                found = outputs[kind].add(response.raw.read(length))
+                yield from map(_from_manager if kind == SYSTEM else _stamped, found)
+        for kind, rest in outputs.items():
+            yield from map(_from_manager if kind == SYSTEM else _stamped, rest.rest())
 
     def run(self, replica: Replica, command: Sequence[str], emit: Callable[[str, bool], None]) -> int:
         """By the engine of the task's own node, which must be among those that are known."""
@@ -546,7 +572,7 @@ class SwarmRuntime(DockerRuntime):
             "Secrets": self._secret_references(secrets.files, image, user),
             "Configs": self._config_references(),
         }
-        if app.no_new_privileges and _version(self._client) >= NO_NEW_PRIVILEGES:
+        if app.no_new_privileges and self.denies_privileges():
             container["Privileges"] = {"NoNewPrivileges": True}
         limits = {
             "MemoryBytes": app.memory.bytes if app.memory else None,
@@ -559,7 +585,7 @@ class SwarmRuntime(DockerRuntime):
         }
         condition = {"on-failure": "on-failure"}.get(app.restart, "any")
         return {
-            "Name": f"{self._service}-{colour}",
+            "Name": self.called(colour),
             "Labels": dict(labels),
             "TaskTemplate": {
                 "ContainerSpec": _given(container),
@@ -664,6 +690,12 @@ class Node(DockerRuntime):
         return self._whole.replicas(colour)
 
 
+def _from_manager(line: str) -> Line:
+    """What the manager says instead of a task, without a time: that it has not been started yet, or that its node can't
+    be asked."""
+    return Line(datetime.now(UTC).isoformat().replace("+00:00", "Z"), plain(line))
+
+
 def _has(client: Any, image: str) -> bool:
     try:
         client.api.inspect_image(image)
@@ -691,10 +723,11 @@ def _is_task(replica: Replica) -> bool:
 
 
 def _taken_over(service: Mapping[str, Any]) -> str:
-    """What Swarm itself, or somebody by it, has made of the service; empty if it is as it was started."""
+    """What somebody has had Swarm make of the service, or Swarm by itself; empty if its tasks are as they were started,
+    as a run replaces none."""
     status = service.get("UpdateStatus") or {}
     state = status.get("State", "")
-    return f"Swarm says {state.replace('_', ' ')}: {plain(status.get('Message', ''))}" if state in TAKEN_OVER else ""
+    return f"Swarm says {state.replace('_', ' ')}: {plain(status.get('Message', ''))}" if state else ""
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import docker
 import httpx
 import pytest
-from aftermath import GENTLE, Followed
+from aftermath import GENTLE, Followed, edit
 from evidence import log
 from harness import FULL, IMAGES, PREFIX, TestService, eventually, executed
 from hosts import LOADED, Host, running_host, write_settings
@@ -303,6 +303,45 @@ def test_a_release_that_can_not_start_is_undone_and_says_why(make: Any) -> None:
     assert (ran.code, "v1 still serves" in ran.err, "giving up" in ran.err) == (1, True, True), ran.text
     assert service.services() == {"blue": 3}
     assert service.answers() == ["version 1"] * 3
+
+
+def update(service: SwarmService, colour: str) -> None:
+    """Somebody has Swarm put a release that exits in the place of what runs; it pauses that after a while."""
+    how = "--detach --update-order start-first --update-failure-action pause"
+    service.nodes[0].sh(f"docker service update {how} --image {IMAGES}:v4-exits {service.name}-{colour}")
+
+
+def test_a_service_that_is_updated_during_a_deploy_is_a_failed_deploy(make: Any) -> None:
+    service = make("haproxy:3.2")
+    edit(service, "seconds = 0.2", "seconds = 60")
+    service.deploy("v1")
+    with clients(service, service.nodes) as counted:
+        deploy = Followed(service, "deploy", "v2")
+        deploy.until("verify", "done")
+        update(service, "green")
+        ran = deploy.end(180)
+    assert (ran.code, "Swarm says" in ran.text, "v1 still serves" in ran.text) == (1, True, True), ran.text
+    assert service.services() == {"blue": 3}
+    log(f"swarm, a service updated by hand during a deploy: {counted['requests']} requests, 0 failed")
+
+
+def test_replicas_of_what_is_live_that_crash_are_told_and_cost_no_request(make: Any) -> None:
+    service = make("haproxy:3.2")
+    service.deploy("v1")
+
+    def found() -> list[str]:
+        return [each["what"] for each in service.run("doctor", "--json").json() if each["check"] == "swarm"]
+
+    with clients(service, service.nodes) as counted:
+        update(service, "blue")
+        eventually(lambda: any("Swarm says paused" in what for what in found()), "doctor tells of it", 60)
+        assert any("of 3 replicas of v1 (blue) run" in what for what in found()), found()
+        assert "listening on 9000" in service.ok("logs").out
+        service.ok("sync")
+        time.sleep(5)  # for the requests to come that would fail
+        service.deploy("v2")
+    log(f"swarm, all but one replica crashing: {counted['requests']} requests, 0 failed")
+    assert service.answers() == ["version 2"] * 3
 
 
 @pytest.mark.parametrize("phase", PHASES if FULL else [PHASES[1]], ids=lambda phase: "-".join(phase))

@@ -10,6 +10,7 @@ from docker.errors import APIError
 from test_settings import problems
 
 from bluegreen.errors import Failed
+from bluegreen.model import Colour, Endpoint, Release, Replica, Slot
 from bluegreen.runtimes.swarm import Managers, SwarmRuntime, _tmpfs
 from bluegreen.settings import parse
 
@@ -128,8 +129,8 @@ def test_a_task_of_a_node_that_does_not_answer_does_not_count_as_running() -> No
     assert seen(TASK, ready=False, kept=True) == (("t1", False, None, "running: its node does not answer"),)
 
 
-@pytest.mark.parametrize("state", ["paused", "rollback_completed"])
-def test_a_service_that_swarm_has_paused_or_rolled_back_does_not_run_what_it_was_started_as(state: str) -> None:
+@pytest.mark.parametrize("state", ["updating", "completed", "paused", "rollback_completed"])
+def test_a_service_that_somebody_updates_does_not_run_what_it_was_started_as(state: str) -> None:
     [(_, running, _, status)] = seen(TASK, state=state)
     assert (running, status) == (False, f"Swarm says {state.replace('_', ' ')}: update paused due to failure")
     assert seen(TASK, state=state, kept=True)[0][1], "it still serves"
@@ -142,6 +143,21 @@ def test_a_replica_is_known_by_its_tasks_address_and_the_name_that_follows_it() 
     [replica] = runtime._replicas_of(service, [TASK])
     endpoint = replica.endpoint
     assert (str(endpoint), endpoint.follows, replica.name) == ("10.0.1.5:9000", "tasks.shop-blue", "shop-blue.1")
+
+
+def test_of_the_addresses_of_tasks_those_come_first_that_run() -> None:
+    def slot(follows: str) -> Slot:
+        replicas = (
+            Replica(f"shop-blue.{number}", f"t{number}", running, Endpoint(f"10.0.1.{number}", 9000, follows=follows))
+            for number, running in enumerate((False, True, False, True), 1)
+        )
+        return Slot(Colour.BLUE, Release("v1"), "", "", "", 4, tuple(replicas))
+
+    def order(follows: str) -> list[str]:
+        return [each.address[-1] for each in slot(follows).endpoints]
+
+    assert order("tasks.shop-blue") == ["2", "4", "1", "3"]
+    assert order("") == ["1", "2", "3", "4"], "fixed addresses keep their places"
 
 
 def test_the_hash_is_what_it_was_for_those_who_have_no_swarm() -> None:
