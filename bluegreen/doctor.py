@@ -45,6 +45,9 @@ SKEW = 30.0
 OLDEST = (20, 10)
 """The oldest engine that bluegreen is tested on."""
 
+ANEW = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"
+"""How the proxy's container is made anew."""
+
 CONFIGS = (
     "/etc/nginx/nginx.conf",
     "/etc/nginx/conf.d/default.conf",
@@ -142,16 +145,21 @@ def proxy(service: Service) -> Iterator[Finding]:
         return
     text = f"{settings.kind} {state.version}, switched {state.switch}"
     known = tuple(map(int, state.version.split("."))) if state.version else ()
-    if settings.kind == "nginx" and state.switch == "reload" and known < KEEPALIVE_MIN:
-        yield Finding(
-            "proxy",
-            WARNING,
-            text,
-            "before 1.27.4 nginx closes idle connections as it reloads, and a request that crosses that is lost",
-            'proxy.switch = "auto" switches without a reload; or use nginx 1.27.4 or newer',
-        )
+    if settings.kind == "nginx" and known < KEEPALIVE_MIN and (service.swarm or state.switch == "reload"):
+        mend, why = "take nginx 1.27.4 or newer", "a request that crosses that is lost"
+        if service.swarm:
+            why += "; in a swarm each run reloads it, as tasks have new addresses"
+        else:
+            mend += ', or proxy.switch = "auto", which switches without a reload'
+        why = f"before 1.27.4 nginx closes idle connections as it reloads, and {why}"
+        yield Finding("proxy", WARNING, text, why, mend)
     else:
         yield Finding("proxy", OK, text)
+    for container in _container_of(service):
+        image = container.attrs["Config"]["Image"]
+        if image != settings.image:
+            what = f"{container.name} was made from {image}, and proxy.image is {settings.image}"
+            yield Finding("proxy", NOTE, what, "it stays what it was made from", ANEW)
     if state.edits:
         yield Finding(
             "proxy's files",
@@ -356,15 +364,15 @@ def confinement(service: Service) -> Iterator[Finding]:
         loosened.append("app.no_new_privileges: only from Docker 25 on can Swarm deny replicas new privileges")
     for what in loosened:
         yield Finding("confinement", NOTE, what)
-    again = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"
+    own = {"label": f"bluegreen.service={service.settings.service}"}
     made = {
-        "deploy the next release": {"label": f"bluegreen.service={service.settings.service}"},
-        again: {"label": "bluegreen.proxy", "name": f"^{service.proxy.name}$"},
+        "deploy the next release": service.client.containers.list(filters=own, ignore_removed=True),
+        ANEW: _container_of(service),
     }
     unconfined = [
         (container.name, mend)
-        for mend, filters in made.items()
-        for container in service.client.containers.list(filters=filters, ignore_removed=True)
+        for mend, containers in made.items()
+        for container in containers
         if not container.attrs["HostConfig"]["CapDrop"]
     ]
     for name, mend in unconfined:
@@ -372,6 +380,12 @@ def confinement(service: Service) -> Iterator[Finding]:
         yield Finding("confinement", WARNING, what, "whoever breaks into it gets further", mend)
     if not loosened and not unconfined:
         yield Finding("confinement", OK, "not root, no capabilities, no new privileges, a read-only root")
+
+
+def _container_of(service: Service) -> list[Any]:
+    """The proxy's running container, if it has one."""
+    filters = {"label": "bluegreen.proxy", "name": f"^{service.proxy.name}$"}
+    return list(service.client.containers.list(filters=filters, ignore_removed=True))
 
 
 def loosenings(settings: Settings) -> list[str]:

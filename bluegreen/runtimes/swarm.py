@@ -421,7 +421,10 @@ class SwarmRuntime(DockerRuntime):
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         gone = super().remove(colour, run=run)
         service = self._service_of(colour)
-        if service is None or run not in (None, service["Spec"]["Labels"].get("bluegreen.run")):
+        if service is None:
+            self._remove_unused()  # a start may have ended before there was one
+            return gone
+        if run not in (None, service["Spec"]["Labels"].get("bluegreen.run")):
             return gone
         tasks = self._tasks(service)
         gone += [replica.name for replica in self._replicas_of(service, tasks)]
@@ -612,7 +615,8 @@ class SwarmRuntime(DockerRuntime):
         found = []
         for name, value in files.items():
             called = self._secret_name(name, value)
-            made = there.get(called) or self._client.api.create_secret(called, value, self._labels_of(name))["ID"]
+            with _taken(f"the secret {name}"):
+                made = there.get(called) or self._client.api.create_secret(called, value, self._labels_of(name))["ID"]
             place = {"Name": name, "UID": owner, "GID": "0", "Mode": 0o400}
             found.append({"SecretID": made, "SecretName": called, "File": place})
         return found
@@ -624,7 +628,8 @@ class SwarmRuntime(DockerRuntime):
         found = []
         for path, content in self._settings.configs.items():
             called = f"bluegreen-{_digest(self._service, path, content)}"
-            made = there.get(called) or self._client.api.create_config(called, content, self._labels_of(path))["ID"]
+            with _taken(f"the config {path}"):
+                made = there.get(called) or self._client.api.create_config(called, content, self._labels_of(path))["ID"]
             place = {"Name": path, "UID": "0", "GID": "0", "Mode": 0o444}
             found.append({"ConfigID": made, "ConfigName": called, "File": place})
         return found
@@ -688,6 +693,16 @@ class Node(DockerRuntime):
 
     def replicas(self, colour: Colour) -> tuple[Replica, ...]:
         return self._whole.replicas(colour)
+
+
+@contextlib.contextmanager
+def _taken(what: str) -> Iterator[None]:
+    """Raises Failed if Swarm does not take what is made inside."""
+    try:
+        yield
+    except APIError as error:
+        words = str(error.explanation or error).rpartition("desc = ")[2]
+        raise Failed(f"Swarm does not take {what}: {plain(words)}") from error
 
 
 def _from_manager(line: str) -> Line:

@@ -589,6 +589,25 @@ def test_a_task_has_its_secrets_and_configs_and_may_do_no_more_than_it_needs(
     assert bench.client.secrets.list(filters=label) + bench.client.configs.list(filters=label) == []
 
 
+@pytest.mark.xdist_group("swarm")
+def test_a_config_that_swarm_does_not_take_is_named_and_leaves_no_secret_behind(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bench = SwarmBench(request)
+    (tmp_path / "app.toml").write_bytes(b"")
+    data = bench.settings.model_dump(exclude_unset=True)
+    bench.settings = parse({**data, "swarm": {"configs": {"/etc/app.toml": "app.toml"}}}, root=tmp_path)
+    bench.secrets = Secrets({"KEY": b"one"})
+    runtime = bench.driver()
+    runtime.prepare()
+    with pytest.raises(Failed, match=r"^Swarm does not take the config /etc/app.toml: config data must be larger"):
+        runtime.start(BLUE, release(bench, "v1"), f"{IMAGES}:v1", "run-1", 1, ())
+    label = {"label": f"bluegreen.service={bench.settings.service}"}
+    assert len(bench.client.secrets.list(filters=label)) == 1
+    runtime.remove(BLUE, run="run-1")
+    assert bench.client.secrets.list(filters=label) == []
+
+
 def test_what_a_later_process_would_pull_with_replaces_no_task(request: pytest.FixtureRequest) -> None:
     bench = SwarmBench(request)
 
