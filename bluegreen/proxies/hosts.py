@@ -13,7 +13,7 @@ from bluegreen.errors import Failed, HostLost
 from bluegreen.hosts import Host, Hosts, agree, told
 from bluegreen.model import Colour, Counts, Endpoint, Event, ProxyState, SwitchRecord
 from bluegreen.proxies import Upstreams
-from bluegreen.proxies.agent import Answer
+from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.settings import Settings
 
 Result = TypeVar("Result")
@@ -143,7 +143,16 @@ class HostsProxy:
             if (endpoint.host in (host.name, "") or self._to_all) and (seen := _seen_from(host, endpoint))
         }
         asking = [host for host in self._hosts.there if host.name in senders]
-        return self._hosts.each(lambda host: ask(host, senders[host.name]), asking)
+
+        def asked(host: Host) -> Result:
+            try:
+                return ask(host, senders[host.name])
+            except AgentError as error:
+                if len(asking) > 1:
+                    error.message = f"asked by the proxy of {host.name}: {error.message}"
+                raise
+
+        return self._hosts.each(asked, asking)
 
     def _in_order(self) -> list[Host]:
         return sorted(self._hosts.there, key=lambda host: host.name in self._last)

@@ -17,7 +17,7 @@ from bluegreen.doctor import Finding
 from bluegreen.errors import BluegreenError, Failed
 from bluegreen.hosts import Host, Hosts, agree
 from bluegreen.model import Colour, Endpoint, ProxyState, SwitchRecord
-from bluegreen.proxies.agent import Answer
+from bluegreen.proxies.agent import AgentError, Answer
 from bluegreen.proxies.hosts import HostsProxy
 from bluegreen.service import Options, Service
 from bluegreen.settings import Settings
@@ -348,6 +348,22 @@ def test_each_proxy_sends_to_its_own_host_or_to_all(upstreams: str) -> None:
         assert "# two\n172.29.0.2:8000 10.0.0.1:20000 10.0.0.3:20000" in rendered
         assert (asked.body, count) == ("version 2 and version 1", 9)
         assert hosts[0].proxy.given[0] == "10.0.0.2:20000"
+
+
+def test_of_several_proxies_that_ask_one_replica_the_one_that_does_not_reach_it_is_named() -> None:
+    class CutOff(Recording):
+        def get_from(self, endpoint: Endpoint, path: str, host: str, timeout: float) -> Answer:
+            raise AgentError("no connection within 5 s")
+
+    def told(endpoint: Endpoint) -> str:
+        proxies = [Recording(), CutOff(), Recording()]
+        hosts = [Host(name, None, runtime(name), each) for name, each in zip(NAMES, proxies, strict=True)]  # type: ignore[arg-type]
+        with pytest.raises(AgentError) as caught:
+            HostsProxy(Hosts(hosts), made()).get_from(endpoint, "/version", "shop", 1)
+        return caught.value.message
+
+    assert told(Endpoint("10.0.1.5", 8000)) == "asked by the proxy of two: no connection within 5 s"
+    assert told(Endpoint("172.29.0.2", 8000, "two")) == "no connection within 5 s", "no other sends to it"
 
 
 def runtime(name: str) -> Any:
