@@ -48,6 +48,8 @@ OLDEST = (20, 10)
 ANEW = "`bluegreen down` for each service of this proxy, then deploy, which interrupts them"
 """How the proxy's container is made anew."""
 
+WITHOUT = "bluegreen deploy RELEASE --skip-unreachable goes on without it"
+
 CONFIGS = (
     "/etc/nginx/nginx.conf",
     "/etc/nginx/conf.d/default.conf",
@@ -75,7 +77,7 @@ Check = Callable[["Service"], Iterator[Finding]]
 def examine(service: Service) -> list[Finding]:
     """What every check finds, in a fixed order; of several hosts, what each is asked for stands there for each."""
     found = [
-        Finding("hosts", ERROR, f"{name} can't be reached: {words}", "a deploy would be refused", "bluegreen status")
+        Finding("hosts", ERROR, f"{name} can't be reached: {words}", "a deploy would be refused", WITHOUT)
         for name, words in service.unreachable.items()
     ]
     for check in CHECKS:

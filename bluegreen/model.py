@@ -132,8 +132,13 @@ class Slot:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Of replicas that are followed by a name, those that run come first: a HAProxy whose first server begins at an
         address that the name does not lead to gives it that of a later one, which is then without any."""
-        first = sorted(self.replicas, key=lambda replica: bool(replica.endpoint.follows) and not replica.running)
+        first = sorted(self.replicas, key=lambda replica: self.follows and not replica.running)
         return tuple(replica.endpoint for replica in first)
+
+    @property
+    def follows(self) -> bool:
+        """Whether its replicas are followed by a name, as they may be elsewhere in a moment."""
+        return any(replica.endpoint.follows for replica in self.replicas)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Run:
         slots: dict[Colour, tuple[Endpoint, ...]] = {
             colour: self.runtime.endpoints(colour, wanted) for colour in Colour
         }
-        if old:
+        if old and not old.follows:
             slots[old.colour] = old.endpoints
         slots[self.plan.colour] = tuple(replica.endpoint for replica in self.new_replicas())
         return slots
@@ -691,7 +691,9 @@ def put_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchR
 
 
 def _switch_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord, old: Slot) -> SwitchRecord:
-    upstreams = _upstreams(settings, runtime) | {old.colour: old.endpoints}
+    upstreams = _upstreams(settings, runtime)
+    if not old.follows:
+        upstreams[old.colour] = old.endpoints
     back = replace(record, from_colour=old.colour.other, to_colour=old.colour, committed=True, undone=True)
     proxy.switch(back, upstreams)
     return back
@@ -699,7 +701,8 @@ def _switch_back(settings: Settings, runtime: Runtime, proxy: Proxy, record: Swi
 
 def _upstreams(settings: Settings, runtime: Runtime) -> dict[Colour, tuple[Endpoint, ...]]:
     """Where the replicas of each colour are, or would be if there were any."""
-    standing = {colour: tuple(each.endpoint for each in runtime.replicas(colour)) for colour in Colour}
+    slots = runtime.slots()
+    standing = {colour: slots[colour].endpoints if colour in slots else () for colour in Colour}
     wanted = settings.app.replicas
     return {colour: found or runtime.endpoints(colour, wanted) for colour, found in standing.items()}
 
