@@ -28,6 +28,7 @@ from bluegreen.probe import ask_replica
 from bluegreen.proxies.nginx import KEEPALIVE_MIN, RESOLVE
 from bluegreen.registry import credentials, may_push, trap
 from bluegreen.runtimes.confined import confined, is_root
+from bluegreen.runtimes.swarm import denies_privileges
 from bluegreen.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,12 +93,15 @@ def examine(service: Service) -> list[Finding]:
 
 def _found(check: Check, service: Service) -> list[Finding]:
     name = check.__name__.strip("_").replace("_", " ")
+    found = []
     try:
-        return list(check(service))
+        for finding in check(service):
+            found.append(finding)
     except (BluegreenError, DockerException, OSError) as error:
         words = error.message if isinstance(error, BluegreenError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, BluegreenError) else ""
-        return [Finding(name, ERROR, words, "a deploy would fail here", hint)]
+        found.append(Finding(name, ERROR, words, "a deploy would fail here", hint))
+    return found
 
 
 def engine(service: Service) -> Iterator[Finding]:
@@ -179,9 +183,10 @@ def swarm(service: Service) -> Iterator[Finding]:
     managers = [name for name, (is_manager, ready) in nodes.items() if is_manager and ready]
     needed = sum(is_manager for is_manager, _ in nodes.values()) // 2 + 1
     away = sorted(name for name, (_, ready) in nodes.items() if not ready)
-    text = f"{len(nodes)} nodes, {len(managers)} managers"
+    text = f"{_count(len(nodes), 'node')}, {_count(len(managers), 'manager')}"
     if away:
-        why, mend = "what ran there runs elsewhere, if there is room", f"docker node inspect {away[0]}"
+        why = "what ran there runs elsewhere, if there is room"
+        mend = f"docker node inspect --pretty {away[0]}, on a manager, says more"
         yield Finding("swarm", WARNING, f"{text}; {', '.join(away)} does not answer", why, mend)
     elif len(managers) > 1 and len(managers) == needed:
         yield Finding("swarm", WARNING, text, "no manager may be lost: without a majority nothing can be deployed")
@@ -232,6 +237,10 @@ def _not_whole(swarm: SwarmRuntime, live: Slot) -> Iterator[Finding]:
         what = f"{live.running} of {live.wanted} replicas of {name} run{f': {amiss}' if amiss else ''}"
         mend = f"docker service ps --no-trunc {swarm.called(live.colour)}, on a manager, says why"
         yield Finding("swarm", WARNING, what, "the rest carry the load", mend)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _cut_off(service: Service, live: Slot) -> Iterator[Finding]:
@@ -362,7 +371,7 @@ def stopping(service: Service) -> Iterator[Finding]:
 def confinement(service: Service) -> Iterator[Finding]:
     """What containers may do beyond what they need by default, by the settings and by how they were made."""
     loosened = loosenings(service.settings)
-    if service.swarm and service.settings.app.no_new_privileges and not service.swarm.denies_privileges():
+    if service.swarm and service.settings.app.no_new_privileges and not denies_privileges(service.client):
         loosened.append("app.no_new_privileges: only from Docker 25 on can Swarm deny replicas new privileges")
     for what in loosened:
         yield Finding("confinement", NOTE, what)

@@ -235,7 +235,7 @@ class Registry:
         """
         found = given or self._credentials()
         if found is None:
-            raise Failed(f"there are no credentials for {self._server}", hint=f"docker login {self._server}")
+            raise Failed(f"there are no credentials for {self._server}", hint=_login(self._server))
 
         def ask() -> None:
             try:
@@ -308,7 +308,8 @@ class Registry:
         if _REFUSED.search(words) and not self._in_trouble():
             found = used or self._credentials()
             who = f"{found.user} (from {found.source})" if found else "a client without credentials"
-            return Failed(f"{server} does not let {who} {action} {reference}: {words}", hint=_rights(action, server))
+            hint = _rights(action, server) if found else _login(server)
+            return Failed(f"{server} does not let {who} {action} {reference}: {words}", hint=hint)
         kind = Passing if _PASSING.search(words) or _REFUSED.search(words) else Failed
         return kind(f"{server} can't {action} {reference}: {words}" if action != "look for" else f"{server}: {words}")
 
@@ -337,6 +338,10 @@ def trap(server: str) -> str:
         f'give the registry TLS; or on the engine\'s machine add {{"insecure-registries": ["{server}"]}} to '
         "/etc/docker/daemon.json and run: systemctl reload docker"
     )
+
+
+def _login(server: str) -> str:
+    return f"docker login {server}; or a file that registry.credentials names"
 
 
 def _rights(action: str, server: str) -> str:

@@ -144,10 +144,6 @@ class SwarmRuntime(DockerRuntime):
         state = (service.get("UpdateStatus") or {}).get("State", "")
         return _taken_over(service) if state in HALTED else ""
 
-    def denies_privileges(self) -> bool:
-        """Whether the engine that is asked can deny a service's tasks new privileges."""
-        return _version(self._client) >= NO_NEW_PRIVILEGES
-
     def unnamed(self) -> list[str]:
         """The nodes with a container in the service's network, such as a proxy, whose engine is none of those that are
         known; empty if one of these does not say which node it is."""
@@ -575,7 +571,7 @@ class SwarmRuntime(DockerRuntime):
             "Secrets": self._secret_references(secrets.files, image, user),
             "Configs": self._config_references(),
         }
-        if app.no_new_privileges and self.denies_privileges():
+        if app.no_new_privileges and denies_privileges(self._client):
             container["Privileges"] = {"NoNewPrivileges": True}
         limits = {
             "MemoryBytes": app.memory.bytes if app.memory else None,
@@ -722,6 +718,11 @@ def _has(client: Any, image: str) -> bool:
 def _attached(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The networks that a task is in."""
     return [each["Network"] for each in task.get("NetworksAttachments") or []]
+
+
+def denies_privileges(client: Any) -> bool:
+    """Whether an engine, as a manager, can deny a service's tasks new privileges."""
+    return _version(client) >= NO_NEW_PRIVILEGES
 
 
 def _version(client: Any) -> tuple[int, ...]:
