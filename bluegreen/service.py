@@ -126,8 +126,10 @@ class Service:
         first, self.silent = managers(self.settings, stack)
         engines = first | {host.name or "local": host.client for host in members}
         # By the manager, which builds and looks into images: the nodes pull for themselves what they are to run.
-        registry = Registry(Managers(list(engines.values())), self.settings) if self.registry else None
-        whole = SwarmRuntime(engines, self.settings, self.secrets, registry.lasting_auth if registry else dict)
+        away = {**self.silent, **self.unreachable}
+        registry = Registry(Managers(list(engines.values()), away), self.settings) if self.registry else None
+        auth = registry.lasting_auth if registry else dict
+        whole = SwarmRuntime(engines, self.settings, self.secrets, auth, away)
         for host in members:
             host.runtime = Node(host.client, self.settings, host.name, whole)
         self.runtime, self.swarm, self.registry = whole, whole, registry
@@ -347,7 +349,7 @@ class Service:
     def lock(self) -> AnyLock:
         """The lock that all who change this service take, whichever host they ask."""
         if self.swarm:
-            return SwarmLock(Managers(self.swarm.engines), self.settings.service)
+            return SwarmLock(self.swarm.managers(), self.settings.service)
         if self.hosts:
             return HostsLock(self.hosts)
         return Lock(self.client, self.settings.service, self.settings.proxy.image)

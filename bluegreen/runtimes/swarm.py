@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
@@ -28,6 +29,7 @@ from requests import RequestException
 
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Endpoint, Line, Release, Replica, Slot
+from bluegreen.prune import Found
 from bluegreen.runtimes.confined import is_root, loosened_by, unprivileged
 from bluegreen.runtimes.docker import DockerRuntime, Lines, _before, _stamped, _user_id, _whole_answer
 from bluegreen.secret import Secrets
@@ -60,10 +62,12 @@ NO_NEW_PRIVILEGES = (1, 44)
 
 
 class Managers:
-    """The client of the first manager that answers, chosen anew when it no longer does."""
+    """The client of the first manager that answers, chosen anew when it no longer does. `away` are the engines that can't
+    be reached, which may be managers, each with the reason."""
 
-    def __init__(self, clients: Sequence[Any]) -> None:
+    def __init__(self, clients: Sequence[Any], away: Mapping[str, str] | None = None) -> None:
         self._clients = list(clients)
+        self._away = dict(away or {})
         self._current: Any = None
         self._seen = 0.0
 
@@ -91,6 +95,9 @@ class Managers:
         hint = "docker node ls, on a manager; docker swarm init, if there is no swarm yet"
         if all("Worker nodes" in each for each in heard):
             hint = "name a manager in hosts; or in swarm.managers, if no proxy is to run on it"
+            if self._away:
+                words = "; ".join(f"{name} can't be reached: {why}" for name, why in self._away.items())
+                hint = "is that its engine's address, and is it running? The others that are named are workers"
         raise Failed(f"no manager of the swarm can be asked: {plain(words)}", hint=hint)
 
 
@@ -103,15 +110,22 @@ class SwarmRuntime(DockerRuntime):
         settings: Settings,
         secrets: Callable[[], Secrets] = Secrets,
         auth: Callable[[], Mapping[str, str]] = dict,
+        away: Mapping[str, str] | None = None,
     ) -> None:
-        """The clients of its engines by name, in the order in which they are asked; `auth` is what nodes pull with."""
-        super().__init__(Managers(list(engines.values())), settings, secrets)
+        """The clients of its engines by name, in the order in which they are asked; `auth` is what nodes pull with, and
+        `away` which engines can't be reached, and why."""
+        self._of_managers = partial(Managers, list(engines.values()), away)
+        super().__init__(self.managers(), settings, secrets)
         self._engines = dict(engines)
         self._auth = auth
 
     @property
     def name(self) -> str:
         return "swarm"
+
+    def managers(self) -> Managers:
+        """Asks them apart from what else asks them."""
+        return self._of_managers()
 
     @property
     def engines(self) -> Sequence[Any]:
@@ -184,11 +198,19 @@ class SwarmRuntime(DockerRuntime):
         found = {labels.get("bluegreen.digest", "") for labels in others}
         return super().needed_elsewhere() | found | {each.digest for labels in others for each in _before(labels)}
 
+    def images(self) -> Sequence[Found]:
+        """Those of every engine that is known; what other nodes have pulled is theirs to keep or remove."""
+        found = [image for client in self.engines for image in DockerRuntime(client, self._settings).images()]
+        return list(dict.fromkeys(found))
+
     def remove_image(self, name: str) -> bool:
-        image = self.image(name)
-        if image and any(image.digest == slot.release.digest for slot in self.slots().values()):
-            return False
-        return super().remove_image(name)
+        used = {slot.release.digest for slot in self.slots().values()}
+        gone = True
+        for client in self.engines:
+            engine = DockerRuntime(client, self._settings)
+            if image := engine.image(name):
+                gone = image.digest not in used and engine.remove_image(name) and gone
+        return gone
 
     def begin(self, run: str) -> None:
         """A config of Swarm, as every manager has those; it holds nothing but labels."""

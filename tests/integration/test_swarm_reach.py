@@ -104,15 +104,16 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def behind(service: SwarmService, registry: Registry) -> None:
-    """The service takes its images from the registry, and only the first node has v1 and v2 yet."""
+    """The service takes its images from the registry, and only the first node has v1, v2 and v3 yet."""
     server, _, name = registry.image.partition("/")
     service.write("nginx:stable", more=f'[registry]\nserver = "{server}"\nrepository = "{name}"\n')
     service.env = {"CI_REGISTRY_USER": USER, "CI_REGISTRY_PASSWORD": PASSWORD}
     service.env |= {"DOCKER_CONFIG": str(service.directory / "no-docker-config")}
     with service.nodes[0].engine() as client:
-        for release in ("v1", "v2"):  # with a label that no image has, so that nobody else can have them
-            made = client.containers.create(f"{IMAGES}:{release}")
-            made.commit(registry.image, release, changes=[f"LABEL pushed-by={service.name}"])
+        for release in ("v1", "v2", "v3"):  # with a label that no image has, so that nobody else can have them
+            made = client.containers.create(f"{IMAGES}:v1")
+            changes = [f"LABEL pushed-by={service.name}", f"ENV RELEASE={release}"]
+            made.commit(registry.image, release, changes=changes)
             made.remove()
 
 
@@ -148,6 +149,12 @@ def test_nodes_pull_by_digest_what_only_a_password_gives_and_without_it_nothing_
         assert service.answers() == ["version 2"] * 3
         assert service.rollback()["requests"]["failed"] == 0
         assert service.answers() == ["version 1"] * 3
+        file = service.directory / "bluegreen.toml"
+        file.write_text(f"{file.read_text()}[retire]\nkeep = 1\n")
+        service.deploy("v2")
+        assert [has(host, image) for host in service.nodes] == [True] * 3
+        service.deploy("v3")
+        assert [has(host, image) for host in service.nodes] == [False] * 3, "a rollback goes to v2 at most"
     log(f"swarm, a registry with a password: {counted['requests']} requests, 0 failed")
 
 

@@ -62,6 +62,9 @@ def test_workers_alone_are_answered_with_the_setting_that_names_a_manager() -> N
     with pytest.raises(Failed, match="no majority") as caught:
         _ = Managers([Engine("one", APIError(words)), Engine("two", APIError("no majority"))]).name
     assert "swarm.managers" not in caught.value.hint
+    with pytest.raises(Failed, match=r"can be asked: boss can't be reached: refused$") as caught:
+        _ = Managers([Engine("one", APIError(words))], {"boss": "refused"}).name
+    assert "swarm.managers" not in caught.value.hint
 
 
 def test_which_managers_are_asked_does_not_change_what_is_deployed() -> None:
