@@ -62,8 +62,8 @@ NO_NEW_PRIVILEGES = (1, 44)
 
 
 class Managers:
-    """The client of the first manager that answers, chosen anew when it no longer does. `away` are the engines that can't
-    be reached, which may be managers, each with the reason."""
+    """The client of the first manager that answers, chosen anew when it no longer does. `away` are engines that can't
+    be reached, each with the reason: managers may be among them."""
 
     def __init__(self, clients: Sequence[Any], away: Mapping[str, str] | None = None) -> None:
         self._clients = list(clients)
