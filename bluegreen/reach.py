@@ -125,7 +125,9 @@ def in_words() -> Iterator[None]:
 def engine_failed(error: Exception) -> BluegreenError:
     """The error of a library in words."""
     if isinstance(error, DockerException):  # first, as an answer of the engine is both
-        return Failed(f"the Docker engine says: {getattr(error, 'explanation', None) or error}")
+        words = str(getattr(error, "explanation", None) or error)
+        hint = "docker node ls, on a manager: do more than half of the managers answer?" if "rpc error" in words else ""
+        return Failed(f"the Docker engine says: {words}", hint=hint)
     if isinstance(error, RequestException) and isinstance(error, ValueError):
         return Failed(f"the Docker engine's answer can't be read: {error}")
     if isinstance(error, RequestException):
