@@ -142,11 +142,14 @@ class SwarmRuntime(DockerRuntime):
         return f"bluegreen-overlay-{self._service}"
 
     def nodes(self) -> dict[str, tuple[bool, bool]]:
-        """Each node by its name, with whether it is a manager, and whether it answers."""
-        return {
-            each["Description"]["Hostname"]: (each["Spec"]["Role"] == "manager", each["Status"]["State"] == "ready")
-            for each in self._client.api.nodes()
-        }
+        """Each node by its name, with whether it is a manager, and whether it answers: as that, if it is one. What has
+        been promoted is none before it has joined the others."""
+        found = {}
+        for each in self._client.api.nodes():
+            manager = each.get("ManagerStatus") or {}
+            answers = each["Status"]["State"] == "ready" and manager.get("Reachability", "reachable") == "reachable"
+            found[each["Description"]["Hostname"]] = (bool(manager), answers)
+        return found
 
     def called(self, colour: Colour) -> str:
         """The name of the colour's service in Swarm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,6 +147,29 @@ def test_a_replica_is_known_by_its_tasks_address_and_the_name_that_follows_it() 
     [replica] = runtime._replicas_of(service, [TASK])
     endpoint = replica.endpoint
     assert (str(endpoint), endpoint.follows, replica.name) == ("10.0.1.5:9000", "tasks.shop-blue", "shop-blue.1")
+
+
+def test_a_node_counts_as_a_manager_once_it_is_one_and_answers_as_one() -> None:
+    def node(name: str, role: str, state: str = "ready", reached: str = "") -> dict[str, Any]:
+        manager = {"ManagerStatus": {"Reachability": reached}} if reached else {}
+        return {"Description": {"Hostname": name}, "Spec": {"Role": role}, "Status": {"State": state}, **manager}
+
+    runtime = SwarmRuntime({}, parse(SWARM))
+    told = [
+        node("one", "manager", reached="reachable"),
+        node("cut", "manager", reached="unreachable"),
+        node("promoted", "manager"),
+        node("worker", "worker"),
+        node("gone", "worker", "down"),
+    ]
+    runtime._client = SimpleNamespace(api=SimpleNamespace(nodes=lambda: told))  # type: ignore[assignment]
+    assert runtime.nodes() == {
+        "one": (True, True),
+        "cut": (True, False),
+        "promoted": (False, True),
+        "worker": (False, True),
+        "gone": (False, False),
+    }
 
 
 def test_of_the_addresses_of_tasks_those_come_first_that_run() -> None:
