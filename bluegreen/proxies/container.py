@@ -279,7 +279,10 @@ class ProxyContainer:
                     f"the engine's host has no address {' or '.join(hosts)}",
                     hint=f"change {self._keys}",
                 ) from error
-            raise Failed(f"the proxy {self.name} does not start: {words}") from error
+            hint = ""
+            if "attaching to network failed" in words:
+                hint = "docker node ls, on a manager: only on nodes that are Active does Swarm let containers into its networks"
+            raise Failed(f"the proxy {self.name} does not start: {words}", hint=hint) from error
         deadline = time.monotonic() + 10
         while True:
             container.reload()

@@ -44,7 +44,7 @@ class HostsProxy:
         return state
 
     def boot(self, networks: Sequence[str]) -> bool:
-        return any(self._hosts.each(lambda host: host.proxy.boot(networks)))
+        return any(self._hosts.each(lambda host: _whose(host, lambda: host.proxy.boot(networks))))
 
     def render(self, upstreams: Upstreams, colour: Colour) -> str:
         return told({host.name: host.proxy.render(self._of(upstreams, host), colour) for host in self._hosts.current})
@@ -163,10 +163,10 @@ class HostsProxy:
         return sum(self._hosts.each(lambda host: count(host, mine[host.name]), asked)) if asked else 0
 
 
-def _whose(host: Host, work: Callable[[], None]) -> None:
-    """The work, whose failure tells where it was."""
+def _whose(host: Host, work: Callable[[], Result]) -> Result:
+    """What comes of the work, whose failure tells where it was."""
     try:
-        work()
+        return work()
     except HostLost:  # it names the one that is gone, which may be another
         raise
     except Failed as error:

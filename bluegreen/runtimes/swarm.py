@@ -436,7 +436,7 @@ class SwarmRuntime(DockerRuntime):
                 return there.run(replace(replica, id=container), command, emit)
         raise Failed(
             f"{replica.name} runs on a node whose engine is not reached from here",
-            hint="name the engines of all nodes in hosts",
+            hint="name the engines of all nodes, in hosts or swarm.managers",
         )
 
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
