@@ -281,7 +281,7 @@ class ProxyContainer:
                 ) from error
             hint = ""
             if "attaching to network failed" in words:
-                hint = "docker node ls, on a manager: only on nodes that are Active does Swarm let containers into its networks"
+                hint = "docker node ls, on a manager: only on Active nodes does Swarm let containers into its networks"
             raise Failed(f"the proxy {self.name} does not start: {words}", hint=hint) from error
         deadline = time.monotonic() + 10
         while True:
