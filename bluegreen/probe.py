@@ -83,7 +83,7 @@ def wait_until_right(
     ask_once: Callable[[], str],
     *,
     timeout: float,
-    look: Callable[[], None],
+    look: Callable[[], object],
     in_a_row: int = 0,
     progress: Callable[[str], None] = lambda words: None,
     counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
@@ -91,8 +91,8 @@ def wait_until_right(
     """The right answer has come so many times in a row, else `probe.successes` times. Gives the number of tries.
 
     `counts` is told of every try: `tries`, `in_a_row` of `wanted`, and `reason`, why this one was not right.
-    Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called before
-    every try but those that follow a right answer, to see whether waiting still makes sense.
+    Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called after
+    every answer that was not right, to see whether waiting still makes sense.
     """
     import tenacity
 
@@ -102,8 +102,6 @@ def wait_until_right(
 
     def once() -> bool:
         nonlocal tries, right, told
-        if not right:
-            look()
         reason = ask_once()
         tries += 1
         right = 0 if reason else right + 1
@@ -111,6 +109,8 @@ def wait_until_right(
             progress(reason)
             told = reason
         counts({"tries": tries, "in_a_row": right, "wanted": wanted, "reason": reason})
+        if reason:
+            look()
         return right >= wanted
 
     def pause(state: tenacity.RetryCallState) -> float:
