@@ -123,7 +123,7 @@ class Flow:
             heed=heed,
         )
         if service.hosts:
-            service.hosts.verify = partial(verify, run, in_a_row=1)  # the step `verify` asks all more often
+            service.hosts.verify = partial(verify, run)
         if service.settings.bake.compares and any(step.step == "bake" for step in plan.steps):
             run.comparison = Comparison(service.settings.bake, plan, service.proxy, witness)
         try:

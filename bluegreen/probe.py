@@ -84,11 +84,10 @@ def wait_until_right(
     *,
     timeout: float,
     look: Callable[[], object],
-    in_a_row: int = 0,
     progress: Callable[[str], None] = lambda words: None,
     counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
 ) -> int:
-    """The right answer has come so many times in a row, else `probe.successes` times. Gives the number of tries.
+    """The right answer has come `probe.successes` times in a row. Gives the number of tries.
 
     `counts` is told of every try: `tries`, `in_a_row` of `wanted`, and `reason`, why this one was not right.
     Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called after
@@ -96,25 +95,24 @@ def wait_until_right(
     """
     import tenacity
 
-    wanted = in_a_row or settings.probe.successes
-    tries = right = 0
+    tries = in_a_row = 0
     told = ""
 
     def once() -> bool:
-        nonlocal tries, right, told
+        nonlocal tries, in_a_row, told
         reason = ask_once()
         tries += 1
-        right = 0 if reason else right + 1
+        in_a_row = 0 if reason else in_a_row + 1
         if reason and reason != told:
             progress(reason)
             told = reason
-        counts({"tries": tries, "in_a_row": right, "wanted": wanted, "reason": reason})
+        counts({"tries": tries, "in_a_row": in_a_row, "wanted": settings.probe.successes, "reason": reason})
         if reason:
             look()
-        return right >= wanted
+        return in_a_row >= settings.probe.successes
 
     def pause(state: tenacity.RetryCallState) -> float:
-        if right:
+        if in_a_row:
             return IN_A_ROW
         return min(settings.probe.interval, max(FIRST, PATIENCE * (state.seconds_since_start or 0.0)))
 

@@ -433,10 +433,8 @@ class Verify(Step):
         return f"{who} answered {run.settings.probe.successes} times in a row, after {tries} tries"
 
 
-def verify(run: Run, proxy: Proxy, in_a_row: int = 0) -> int:
-    """The new release has answered through the proxy so many times in a row, else `probe.successes` times; after how
-    many tries. Raises Failed if it does not answer, or is dead.
-    """
+def verify(run: Run, proxy: Proxy) -> int:
+    """The new release answers through the proxy, after so many tries. Raises Failed if it does not, or is dead."""
 
     def look() -> None:
         run.look_alive()
@@ -448,7 +446,6 @@ def verify(run: Run, proxy: Proxy, in_a_row: int = 0) -> int:
         partial(ask_proxy, run.settings, run.release, proxy),
         timeout=VERIFY_TIMEOUT,
         look=look,
-        in_a_row=in_a_row,
     )
 
 
