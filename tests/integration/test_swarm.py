@@ -29,8 +29,9 @@ BOTH = ["nginx:stable", "haproxy:3.2"]
 NGINX, HAPROXY = (BOTH if FULL else [image] for image in BOTH)
 """The proxy of a test in the main job; in the soak, both."""
 PHASES = [("start", "done"), ("probe", "done"), ("switch", "done"), ("drain", "started")]
-LEAST = 5000
-"""How many requests the clients of the nodes that are left send while one is lost: 20,000 over the four phases."""
+LEAST = 5000 if FULL else 1500
+"""How many requests the clients of the nodes that are left send while one is lost: in the soak 20,000 over the four
+phases."""
 
 ASK = 'my $s = IO::Socket::UNIX->new("/tmp/bluegreen-admin.sock") or die; print $s "show stat\\n"; print while <$s>'
 _numbers = itertools.count(1)
