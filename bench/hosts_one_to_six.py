@@ -127,7 +127,8 @@ def _bare(clients: Sequence[Any]) -> float:
     def one(client: Any) -> None:
         made = client.containers.create(f"{QUICK}:v1", labels=LABELS)
         made.start()
-        made.stop(timeout=10)
+        made.kill()  # not `stop`: a container that is not up yet does not hear it, and waits until it is killed
+        made.wait()
         made.remove(v=True)
 
     start = time.monotonic()

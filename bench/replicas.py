@@ -25,16 +25,14 @@ sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "tests" / "integration"
 
 import docker
 from harness import IMAGES, PREFIX, TestService, executed
-from hosts import Host, running_host, write_settings
+from hosts import NAMES, Host, three_managers, write_settings
 from load import Load
-from test_vip import own_network
 
 from bluegreen.follow import upstreams
 from bluegreen.service import Service
 from bluegreen.settings import load
 
 PROXY = "haproxy:3.2"
-NAMES = ("one", "two", "three")
 STEPS = ("start", "probe", "switch", "retire")
 CLIENTS = {"keepalive": 3, "fresh": 3, "slow": 0, "stream": 0, "post": 0, "rate": 60}
 """Few, so that what is measured is the proxies and not the clients."""
@@ -48,20 +46,7 @@ def swarm(directory: Path) -> Iterator[list[Host]]:
     """Three hosts that are one swarm, of which each is a manager."""
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(contextlib.closing(docker.from_env()))
-        network, prefix = own_network(engine)
-        stack.callback(network.remove)
-        hosts = []
-        for number, name in enumerate(NAMES, 11):
-            (mine := directory / name).mkdir()
-            images, beside = [PROXY, f"{IMAGES}:v1", f"{IMAGES}:v2"], (network, f"{prefix}.{number}")
-            hosts.append(stack.enter_context(running_host(engine, mine, images=images, beside=beside)))
-        with hosts[0].engine() as client:
-            client.swarm.init(advertise_addr=hosts[0].address)
-            token = client.swarm.attrs["JoinTokens"]["Manager"]
-        for host in hosts[1:]:
-            with host.engine() as client:
-                client.swarm.join([f"{hosts[0].address}:2377"], token, advertise_addr=host.address)
-        yield hosts
+        yield stack.enter_context(three_managers(engine, directory, [PROXY, f"{IMAGES}:v1", f"{IMAGES}:v2"]))
 
 
 def service(directory: Path, hosts: Sequence[Host]) -> TestService:

@@ -173,8 +173,8 @@ class Console:
             switch = receipt["switch"]
             if switch["first_new_ms"] is not None:
                 first, last = switch["first_new_ms"], switch["last_old_ms"]
-                tail = f", last old one at {last:.0f} ms" if last is not None else ""
                 when = f"{first:.0f} ms after the flip" if first >= 0 else f"{-first:.0f} ms before the flip was whole"
+                tail = f", last old one at {last:.0f} ms" if last is not None and max(first, last) >= 0 else ""
                 self._row("switch", f"first new answer {when}{tail}")
         elif not receipt["witness"] and receipt["result"] not in ("unchanged",):
             self._row("witness", "none")

@@ -83,15 +83,15 @@ def wait_until_right(
     ask_once: Callable[[], str],
     *,
     timeout: float,
-    look: Callable[[], None],
+    look: Callable[[], object],
     progress: Callable[[str], None] = lambda words: None,
     counts: Callable[[Mapping[str, Any]], None] = lambda figures: None,
 ) -> int:
     """The right answer has come `probe.successes` times in a row. Gives the number of tries.
 
     `counts` is told of every try: `tries`, `in_a_row` of `wanted`, and `reason`, why this one was not right.
-    Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called before
-    every try to see whether waiting still makes sense.
+    Raises Failed with the last reason after `timeout` seconds, and whatever `look` raises, which is called after
+    every answer that was not right, to see whether waiting still makes sense.
     """
     import tenacity
 
@@ -100,7 +100,6 @@ def wait_until_right(
 
     def once() -> bool:
         nonlocal tries, in_a_row, told
-        look()
         reason = ask_once()
         tries += 1
         in_a_row = 0 if reason else in_a_row + 1
@@ -108,6 +107,8 @@ def wait_until_right(
             progress(reason)
             told = reason
         counts({"tries": tries, "in_a_row": in_a_row, "wanted": settings.probe.successes, "reason": reason})
+        if reason:
+            look()
         return in_a_row >= settings.probe.successes
 
     def pause(state: tenacity.RetryCallState) -> float:

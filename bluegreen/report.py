@@ -185,7 +185,10 @@ def figure(
     inner = max(totals[1:-1], default=0) / width
     if inner:  # the first and the last are as narrow as they were watched, or they would seem to be lulls
         peak = inner
-        scale = Scale(max(begins, spans["first"] - zero), min(ends, spans["last"] - zero + 1 / inner), bool(switches))
+        # One may be switched back to when nobody has answered since.
+        reached = [at for switch in switches if (at := switch["at"] - zero) <= ends + width]
+        last = max(min(ends, spans["last"] - zero + 1 / inner), *reached, begins)
+        scale = Scale(max(begins, spans["first"] - zero), last, bool(switches))
     steps = ticks(peak)
     colours = [*((each.label, each.colour) for each in who), ("failed", "failed")]
     bars = [

@@ -123,14 +123,15 @@ class Run:
     def new_replicas(self) -> tuple[Replica, ...]:
         return self.runtime.replicas(self.plan.colour)
 
-    def look_alive(self) -> None:
-        """Every replica of the new colour runs. Raises Failed with the last words of one that does not."""
+    def look_alive(self) -> tuple[Replica, ...]:
+        """Every replica of the new colour, which all run. Raises Failed with the last words of one that does not."""
         replicas = self.new_replicas()
         for replica in replicas:
             if not replica.running:
                 raise dead(self.settings, self.release, self._why_ended(replica), self.runtime.log(replica))
         if not replicas:
             raise Failed(f"the containers of {self.release} are gone")
+        return replicas
 
     def _why_ended(self, replica: Replica) -> Replica:
         """The replica as the engine knows it once it has had the time to hear of its memory limit."""
@@ -298,14 +299,14 @@ class Probe(Step):
 
     def do(self, run: Run) -> str:
         of_hosts: dict[str, list[Replica]] = {}
-        for replica in run.new_replicas():
+        for replica in run.look_alive():
             of_hosts.setdefault(replica.endpoint.host, []).append(replica)
         groups = [group for replicas in of_hosts.values() for group in _shared_out(replicas)]
         if len(groups) == 1:
             return f"ready after {self._ready(run, groups[0], run.look_alive)} tries"
         return f"ready after {self._at_once(run, groups)} tries"
 
-    def _ready(self, run: Run, replicas: Sequence[Replica], look: Callable[[], None]) -> int:
+    def _ready(self, run: Run, replicas: Sequence[Replica], look: Callable[[], object]) -> int:
         """Each of them is ready, after so many tries in all."""
         tries = 0
         for replica in replicas:
@@ -424,6 +425,8 @@ class Verify(Step):
 
     def do(self, run: Run) -> str:
         tries = verify(run, run.proxy)
+        run.look_alive()  # the others answer for one that has just died
+        judge(run)
         if run.comparison:
             run.comparison.asked(tries)
         who = "the proxy's port" if run.settings.probe_kind == "tcp" else f"{run.release}"

@@ -72,12 +72,18 @@ class Agent:
         return self.call("exists", path) == b"1"
 
     def read_there(self, paths: Iterable[str]) -> dict[str, str]:
-        """What those of the files hold that exist, for two round trips at most."""
+        """What those of the files hold that exist, for one round trip."""
         wanted = list(paths)
-        found = self._all(*(("exists", path) for path in wanted)) if wanted else []
-        there = [path for path, exists in zip(wanted, found, strict=True) if exists == b"1"]
-        texts = self._all(*(("read", path) for path in there)) if there else []
-        return {path: text.decode(errors="replace") for path, text in zip(there, texts, strict=True)}
+        calls = [(verb, path) for path in wanted for verb in ("exists", "read")]
+        answers = iter(self._answers(*calls) if calls else [])
+        found = {}
+        for path, exists, (state, data) in zip(wanted, answers, answers, strict=True):
+            if exists != (b"ok", b"1"):
+                continue
+            if state != b"ok":
+                raise AgentError(data.decode(errors="replace"))
+            found[path] = data.decode(errors="replace")
+        return found
 
     def tally(self, log: str, wanted: str) -> dict[str, int]:
         """How often each line was written to a log since this agent began to look at it.
@@ -134,24 +140,24 @@ class Agent:
 
     def call(self, verb: str, *arguments: str) -> bytes:
         """What the verb gives. Raises AgentError with its reason, SessionEnded when the container is gone."""
-        [data] = self._all((verb, *arguments))
+        [(state, data)] = self._answers((verb, *arguments))
+        if state != b"ok":
+            raise AgentError(data.decode(errors="replace"))
         return data
 
-    def _all(self, *calls: Sequence[str]) -> list[bytes]:
-        """What several verbs give, each with its arguments, for one round trip; else as `call`."""
+    def _answers(self, *calls: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        """Of several verbs, each with its arguments, whether it did what it was asked, and what it gives, or why not;
+        for one round trip. Raises SessionEnded when the container is gone.
+        """
         lines = (" ".join(_quoted(word) for word in each).encode() + b"\n" for each in calls)
         with self._lock:
             try:
                 session = self._session or self._start()
                 session.send(b"".join(lines))
-                answers = [_answer(session) for _ in calls]
+                return [_answer(session) for _ in calls]
             except BaseException:  # an answer that was not read whole would be taken for that of the next call
                 self._close()
                 raise
-        for state, data in answers:
-            if state != b"ok":
-                raise AgentError(data.decode(errors="replace"))
-        return [data for _, data in answers]
 
     def close(self) -> None:
         with self._lock:

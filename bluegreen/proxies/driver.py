@@ -69,10 +69,11 @@ class Driver(ABC):
         how = "live" if self._live else "reload"
         if not self._place.running():
             return ProxyState(exists=self._place.exists(), switch=how)
-        config = self._standing()
         colour = self._serving()[1]
         deadline = time.monotonic() + ANSWERS
-        record = self._record()
+        ours = [*self._alone, *self._shared]
+        files = self._agent.read_there([*ours, *map(self._written, ours), self._record])
+        config, record = self._joined(files), _record_in(files.get(self._record, ""))
         # The file of a first run that was killed may stand without being loaded.
         first = record is not None and not record.committed and record.from_colour is None
         while config and colour is None and not first:
@@ -91,7 +92,7 @@ class Driver(ABC):
             record=record,
             config=config,
             switch=how,
-            edits=self._edits(),
+            edits=self._edits(files),
             kept_in=f"{self._place.root}/edited of {self.name}",
         )
 
@@ -203,9 +204,9 @@ class Driver(ABC):
         """What to bind for an address of the host: on a host that one, in a container its port."""
         return address if ":" in self._place.bind else address.rpartition(":")[2]
 
-    def _standing(self) -> str:
-        """What `render` gave for the config that stands; empty if there is none."""
-        return unsealed(self._agent.read(self._file)) if self._agent.exists(self._file) else ""
+    def _joined(self, files: Mapping[str, str]) -> str:
+        """What `render` gave for the config that stands in these files; empty if there is none."""
+        return unsealed(files.get(self._file, ""))
 
     @property
     def _alone(self) -> Sequence[str]:
@@ -217,21 +218,19 @@ class Driver(ABC):
         """The same of those that services share."""
         return []
 
-    def _edits(self) -> str:
-        """What a person has changed in these files since bluegreen wrote them, as one diff; empty if nothing."""
+    def _edits(self, files: Mapping[str, str]) -> str:
+        """What a person has changed since bluegreen wrote them, as one diff; empty if nothing.
+
+        `files`: what they hold, and the copies of them, as bluegreen wrote them.
+        """
         lines: list[str] = []
         for path in (*self._alone, *self._shared):
-            text = self._read(path)
-            if text is not None and self._is_edited(path, text):
-                wrote = unsealed(self._read(self._written(path)) or "").splitlines()
+            text, written = files.get(path), files.get(self._written(path))
+            if text is not None and _is_edited(text, written):
                 names = f"{path}, as bluegreen wrote it", f"{path}, as it is"
-                lines += difflib.unified_diff(wrote, unsealed(text).splitlines(), *names, lineterm="")
+                before, after = unsealed(written or "").splitlines(), unsealed(text).splitlines()
+                lines += difflib.unified_diff(before, after, *names, lineterm="")
         return "\n".join(lines)
-
-    def _is_edited(self, path: str, text: str) -> bool:
-        """A file without a seal is one of an older bluegreen, unless a later one has written it since."""
-        holds = seal_holds(text)
-        return not holds if holds is not None else self._read(self._written(path)) not in (None, text)
 
     def _written(self, path: str) -> str:
         """Where a copy of a file is, as bluegreen wrote it."""
@@ -240,12 +239,6 @@ class Driver(ABC):
     def _kept(self, path: str) -> str:
         """Where a copy of a file goes that a person had edited, before it is written over."""
         return f"{self._place.root}/edited/{path.strip('/').replace('/', '-')}"
-
-    def _read(self, path: str) -> str | None:
-        try:
-            return self._agent.read(path)
-        except AgentError:
-            return None
 
     def _is_secret(self, path: str) -> bool:
         return path.startswith(f"{self._secrets}/")
@@ -301,15 +294,14 @@ class Driver(ABC):
             path: content if content is None or self._is_secret(path) else sealed(content)
             for path, content in self._files(text).items()
         }
-        there = self._agent.read_there(files)
+        there = self._agent.read_there([*files, *map(self._written, files)])
         old = {path: there.get(path) for path in files}
         if files == old and self._serving()[0] == stamp:
             return
         changed = {path: content for path, content in files.items() if content != old[path]}
         for path in changed:
-            standing = old[path]
-            if standing is not None and not self._is_secret(path) and self._is_edited(path, standing):
-                self._agent.write(self._kept(path), standing)
+            if path in there and not self._is_secret(path) and _is_edited(there[path], there.get(self._written(path))):
+                self._agent.write(self._kept(path), there[path])
         try:
             self._lay(changed)
             code, words = self._test()
@@ -332,7 +324,7 @@ class Driver(ABC):
     def _stands(self, colour: Colour, upstreams: Upstreams) -> bool:
         """The file that stands is the one that is served, with this colour in use: to put that back takes no reload,
         which might be refused for the same reason as the one that is being undone."""
-        text, (stamp, serving) = self._standing(), self._serving()
+        text, (stamp, serving) = self._joined(self._agent.read_there(self._alone)), self._serving()
         known = all(str(endpoint) in text for endpoint in upstreams[colour])
         return serving is colour and stamp == stamp_of(text) and known
 
@@ -372,14 +364,13 @@ class Driver(ABC):
         found = re.fullmatch(rf"{re.escape(self._service)}_(blue|green)(_first)?", pool)
         return (stamp, Colour(found[1])) if answer.status == 200 and found else ("", None)
 
-    def _record(self) -> SwitchRecord | None:
-        path = f"{self._state}/record"
-        with contextlib.suppress(ValueError):
-            return SwitchRecord.from_json(self._agent.read(path)) if self._agent.exists(path) else None
-        return None
+    @property
+    def _record(self) -> str:
+        """Where the record of the last switch is."""
+        return f"{self._state}/record"
 
     def _write_record(self, record: SwitchRecord) -> None:
-        self._agent.write(f"{self._state}/record", record.to_json() + "\n")
+        self._agent.write(self._record, record.to_json() + "\n")
         if record.committed:
             self.tell(record.number)
 
@@ -393,3 +384,18 @@ class Driver(ABC):
             found = re.search(r"[/ ]([0-9]+(?:\.[0-9]+)+)", words)
             self._version = found[1] if found else ""
         return self._version
+
+
+def _record_in(text: str) -> SwitchRecord | None:
+    with contextlib.suppress(ValueError):
+        return SwitchRecord.from_json(text)
+    return None
+
+
+def _is_edited(text: str, written: str | None) -> bool:
+    """Whether a file has been edited since it was `written`.
+
+    One without a seal is of an older bluegreen, unless a later one has written it since.
+    """
+    holds = seal_holds(text)
+    return not holds if holds is not None else written not in (None, text)

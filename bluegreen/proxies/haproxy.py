@@ -118,7 +118,9 @@ class HAProxy(Driver):
         self._write_routes(backend)
         if not (record.committed and self._stands(record.to_colour, upstreams)):
             self._install(self.render(upstreams, record.to_colour))
-        self._count_as_up(record.to_colour, len(upstreams[record.to_colour]))
+        to = upstreams[record.to_colour]
+        if not (record.undone and any(endpoint.follows for endpoint in to)):
+            self._count_as_up(record.to_colour, len(to))  # of a swarm's tasks one may be cut off: the checks know best
         self._flip(backend)
         if self._serving()[1] is not record.to_colour:
             raise Failed(f"{self.name} does not serve {record.to_colour}, though it was told to")

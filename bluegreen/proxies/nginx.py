@@ -153,10 +153,9 @@ class Nginx(Driver):
         taken = self._settings.proxy.mode == "tcp" or place.bind == place.tls_bind
         return f"127.0.0.1:{INSIDE_PORT}" if taken else place.bind
 
-    def _standing(self) -> str:
-        http = super()._standing()
-        stream = self._agent.exists(self._stream) if http else False
-        return http + (STREAM + unsealed(self._agent.read(self._stream)) if stream else "")
+    def _joined(self, files: Mapping[str, str]) -> str:
+        http, stream = super()._joined(files), files.get(self._stream)
+        return http + (STREAM + unsealed(stream) if http and stream is not None else "")
 
     @property
     def _alone(self) -> Sequence[str]:

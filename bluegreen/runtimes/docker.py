@@ -443,7 +443,13 @@ class DockerRuntime:
         labels = [f"bluegreen.service={self._service}", "bluegreen.colour"]
         if colour:
             labels[-1] += f"={colour}"
-        found = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        found: list[Any] = []
+
+        def inspect(row: Mapping[str, Any]) -> None:
+            with contextlib.suppress(NotFound):  # it has just gone
+                found.append(self._client.containers.get(row["Id"]))
+
+        _each(inspect, self._client.api.containers(all=True, filters={"label": labels}))
         return sorted(found, key=lambda container: int(container.labels.get("bluegreen.replica", 0)))
 
     def _create(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ APPS = "198.51.100.0/24"
 """Where a host's apps get their addresses: a range that nobody has a route to."""
 
 SOCKET = "/var/run/docker.sock"
+
+NAMES = ("one", "two", "three")
+"""What three hosts are called."""
 
 _numbers = itertools.count(1)
 
@@ -171,6 +175,51 @@ def running_host(
             container.remove(force=True, v=True)
         if network:
             network.remove()
+
+
+def own_network(engine: docker.DockerClient) -> tuple[Any, str]:
+    """A network in which addresses can be chosen, and how they begin."""
+    for number in range(256):
+        prefix = f"198.19.{(os.getpid() + number) % 256}"
+        pool = docker.types.IPAMPool(subnet=f"{prefix}.0/24", iprange=f"{prefix}.128/25")
+        with contextlib.suppress(docker.errors.APIError):  # somebody has this one
+            ipam = docker.types.IPAMConfig(pool_configs=[pool])
+            name = f"{PREFIX}-own-{os.getpid()}-{next(_numbers)}"
+            return engine.networks.create(name, driver="bridge", ipam=ipam), prefix
+    raise AssertionError("no network is free")
+
+
+@contextlib.contextmanager
+def three_hosts(
+    engine: docker.DockerClient, directory: Path, *, images: Sequence[str] = LOADED, tls: Sequence[str] = ()
+) -> Iterator[list[Host]]:
+    """Three hosts in one network, with a directory each; `tls` names those whose engines are reached by that alone."""
+    with contextlib.ExitStack() as stack:
+        network, prefix = own_network(engine)
+        stack.callback(network.remove)
+
+        def host_of(number: int, name: str) -> contextlib.AbstractContextManager[Host]:
+            (mine := directory / name).mkdir()
+            return running_host(engine, mine, images=images, beside=(network, f"{prefix}.{number}"), tls=name in tls)
+
+        with ThreadPoolExecutor() as pool:
+            hosts = list(pool.map(stack.enter_context, itertools.starmap(host_of, enumerate(NAMES, 11))))
+        yield hosts
+
+
+@contextlib.contextmanager
+def three_managers(
+    engine: docker.DockerClient, directory: Path, images: Sequence[str] = LOADED
+) -> Iterator[list[Host]]:
+    """Three hosts that are one swarm, of which each is a manager."""
+    with three_hosts(engine, directory, images=images) as hosts:
+        with hosts[0].engine() as client:
+            client.swarm.init(advertise_addr=hosts[0].address)
+            token = client.swarm.attrs["JoinTokens"]["Manager"]
+        for host in hosts[1:]:
+            with host.engine() as client:
+                client.swarm.join([f"{hosts[0].address}:2377"], token, advertise_addr=host.address)
+        yield hosts
 
 
 def _certified(directory: Path) -> bytes:

@@ -9,8 +9,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,11 @@ from aftermath import GENTLE, Followed
 from certificates import Authority
 from evidence import log
 from harness import FULL, IMAGES, PREFIX, TestService, eventually, executed
-from hosts import Host, Ssh, releases, running_host, scanned, write_settings
+from hosts import NAMES, Host, Ssh, releases, scanned, three_hosts, write_settings
 from load import Load
-from test_vip import own_network
 
 pytestmark = pytest.mark.xdist_group("three hosts")
 
-NAMES = ("one", "two", "three")
 PHASES = [("start", "started"), ("probe", "done"), ("switch", "done"), ("drain", "started")]
 """After which event a host is killed: while the release starts, before the switch, after the first one, after all."""
 _numbers = itertools.count(1)
@@ -39,16 +35,7 @@ def three(
     engine: docker.DockerClient, releases: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Host]]:
     """Three hosts in one network; the first is reached over tcp with TLS, the others by ssh."""
-    with contextlib.ExitStack() as stack:
-        network, subnet = own_network(engine)
-        stack.callback(network.remove)
-
-        def host_of(number: int, name: str) -> AbstractContextManager[Host]:
-            directory = tmp_path_factory.mktemp(name)
-            return running_host(engine, directory, beside=(network, f"{subnet}.{number}"), tls=name == "one")
-
-        with ThreadPoolExecutor() as pool:
-            hosts = list(pool.map(stack.enter_context, itertools.starmap(host_of, enumerate(NAMES, 11))))
+    with three_hosts(engine, tmp_path_factory.mktemp("hosts"), tls=["one"]) as hosts:
         yield hosts
 
 

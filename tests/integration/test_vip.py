@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -22,7 +21,7 @@ import httpx
 import pytest
 from evidence import log
 from harness import FULL, PREFIX, TestService, eventually
-from hosts import Host, running_host
+from hosts import Host, own_network, running_host
 
 from bluegreen import archive, doctor
 from bluegreen.doctor import Finding
@@ -148,18 +147,6 @@ def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
             yield Pair(engine, network, f"{prefix}.100", hosts, own, directory)
     finally:
         network.remove()
-
-
-def own_network(engine: docker.DockerClient) -> tuple[Any, str]:
-    """A network in which addresses can be chosen, and how they begin."""
-    for number in range(256):
-        prefix = f"198.19.{(os.getpid() + number) % 256}"
-        pool = docker.types.IPAMPool(subnet=f"{prefix}.0/24", iprange=f"{prefix}.128/25")
-        with contextlib.suppress(docker.errors.APIError):  # somebody has this one
-            ipam = docker.types.IPAMConfig(pool_configs=[pool])
-            name = f"{PREFIX}-own-{os.getpid()}-{next(_numbers)}"
-            return engine.networks.create(name, driver="bridge", ipam=ipam), prefix
-    raise AssertionError("no network is free")
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -21,8 +21,8 @@ import pytest
 from aftermath import Followed, edit
 from evidence import Request, log
 from harness import IMAGES, PREFIX, TestService, eventually
-from hosts import Host, running_host
-from test_vip import PINGER, own_network
+from hosts import Host, own_network, running_host
+from test_vip import PINGER
 
 KEEPALIVED = "bluegreen-lab/keepalived:latest"
 NODES = ("node1", "node2")
@@ -190,7 +190,7 @@ port = 9000
 path = "/version"
 body = "version {{number}}"
 timeout = "60s"
-successes = 20
+successes = 40
 
 [proxy]
 image = "nginx:stable"
@@ -255,7 +255,7 @@ def test_a_holder_killed_between_the_two_switches_leaves_one_release_and_says_wh
     with shared.client("MASTER killed between the two switches") as client:
         run = Followed(shared.service, "deploy", str(new))
         eventually(lambda: shared.serves("node2") == version(new), "node2 is switched", timeout=120)
-        assert shared.serves("node1") == version(old)  # it is the next, once node2 has answered right twenty times
+        assert shared.serves("node1") == version(old)  # it is the next, once node2 has answered right so often
         shared.one.container.kill()
         ended = run.end()
         receipt = run.receipt()

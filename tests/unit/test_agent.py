@@ -308,8 +308,10 @@ def test_files_are_read_together_those_that_are_there(agent: Agent, tmp_path: Pa
     agent.write(empty, "")
     assert agent.read_there([empty, gone, here]) == {empty: "", here: "words\nmore\n"}
     assert agent.read_there([gone]) == agent.read_there([]) == {}
-    with pytest.raises(AgentError, match="No such file"):
-        agent._all(("read", gone), ("read", here))
+    with socket.socket(socket.AF_UNIX) as no_file:
+        no_file.bind(os.fspath(tmp_path / "socket"))
+        with pytest.raises(AgentError, match="No such device"):
+            agent.read_there([os.fspath(tmp_path / "socket"), here])
     assert agent.read(here) == "words\nmore\n", "every answer was read, so that the next call gets its own"
 
 

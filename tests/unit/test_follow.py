@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from bluegreen.follow import astray, follows
-from bluegreen.model import Colour, Endpoint, Release, Replica, Slot
+from bluegreen.model import Colour, Endpoint, Release, Replica, Slot, SwitchRecord
 from bluegreen.proxies import Proxy
 from bluegreen.proxies.agent import Answer
 from bluegreen.proxies.driver import Driver
@@ -29,8 +29,7 @@ def live(*numbers: int) -> Slot:
     return Slot(Colour.BLUE, Release("v1"), "", "run", "", len(replicas), replicas)
 
 
-def rendered(kind: str, *numbers: int, version: str = "1.30.6") -> str:
-    """The file of a proxy whose blue has these tasks."""
+def driver(kind: str, version: str = "1.30.6") -> Driver:
     proxy = {"kind": kind, "image": f"{kind}:any"}
     settings = parse({"service": "shop", "runtime": "swarm", "app": {"port": 9000}, "proxy": proxy})
     names = ["agent", "services", "prefix", "root", "streams", "bind", "tls_bind", "admin", "main"]
@@ -38,9 +37,18 @@ def rendered(kind: str, *numbers: int, version: str = "1.30.6") -> str:
     place.bind = "8080"
     place.agent = SimpleNamespace(run=lambda *command: (1, ""))
     kinds: dict[str, type[Driver]] = {"nginx": Nginx, "haproxy": HAProxy}
-    driver = kinds[kind](settings, cast(Place, place))
-    driver._version = version
-    return driver.render({Colour.BLUE: at(*numbers), Colour.GREEN: (Endpoint("127.0.0.1", 9),)}, Colour.BLUE)
+    made = kinds[kind](settings, cast(Place, place))
+    made._version = version
+    return made
+
+
+def upstreams(*numbers: int) -> dict[Colour, tuple[Endpoint, ...]]:
+    return {Colour.BLUE: at(*numbers), Colour.GREEN: (Endpoint("127.0.0.1", 9),)}
+
+
+def rendered(kind: str, *numbers: int, version: str = "1.30.6") -> str:
+    """The file of a proxy whose blue has these tasks."""
+    return driver(kind, version).render(upstreams(*numbers), Colour.BLUE)
 
 
 @pytest.mark.parametrize("kind", ["nginx", "haproxy"])
@@ -74,6 +82,27 @@ def test_haproxy_has_every_server_begin_where_its_task_is_and_follow_it() -> Non
     assert f"server new2 tasks.shop-blue:9000 weight 1 {begins} 10.0.1.3" in text
     assert "server new1 127.0.0.1:9 weight 1" in text
     assert "resolvers shop.swarm\n    nameserver engine 127.0.0.11:53" in text
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_haproxy_counts_no_task_as_up_that_may_be_cut_off_when_a_switch_is_taken_back(
+    undone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    proxy = driver("haproxy")
+    for name, does in (
+        ("_ask", lambda command: asked.extend(command.split("; "))),
+        ("_serving", lambda: ("", Colour.BLUE)),
+        ("_stands", lambda *_: True),
+        ("_install", lambda _: None),
+        ("_write_routes", lambda _: None),
+        ("_write_record", lambda _: None),
+    ):
+        monkeypatch.setattr(proxy, name, does)
+    proxy.switch(SwitchRecord(2, "run", Colour.GREEN, Colour.BLUE, undone, undone=undone), upstreams(2, 3))
+    up = [each for each in asked if "health up" in each]
+    assert up == [] if undone else "set server shop_blue/new2 health up" in up
+    assert asked[-1].startswith("set map ")
 
 
 def test_haproxy_follows_and_nginx_does_from_the_version_on_that_can() -> None:

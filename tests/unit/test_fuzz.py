@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from bluegreen.cli import main
 from bluegreen.model import Colour, Endpoint, SwitchRecord
-from bluegreen.proxies.agent import Agent, AgentError
+from bluegreen.proxies.agent import Agent
 from bluegreen.reach import DRIVERS
 from bluegreen.service import Service
 from bluegreen.settings import Settings
@@ -270,11 +270,9 @@ class Babbling(Agent):
         super().__init__(lambda command: pytest.fail(f"started {command}"))
         self._draw = draw
 
-    def call(self, verb: str, *arguments: str) -> bytes:
-        said = self._draw()
-        if said is None:
-            raise AgentError("Connection refused")
-        return said
+    def _answers(self, *calls: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        said = [self._draw() for _ in calls]
+        return [(b"error", b"Connection refused") if each is None else (b"ok", each) for each in said]
 
 
 class Somewhere:

@@ -258,6 +258,15 @@ def test_a_switch_that_was_taken_back_is_shown_with_its_failures() -> None:
     assert "fill-failed" in " ".join(page.all("class"))
 
 
+def test_a_switch_back_that_nobody_has_answered_after_is_still_drawn() -> None:
+    given = made(witness=witness(begins=1.15, ends=8.85))
+    series = given["series"]
+    back = {"at": series["run"]["last"] + 0.15, "release": "v1"}
+    figure = report.figure(series["run"], [*series["switches"], back], "v1", answerers(given))
+    assert [switch.release for switch in figure.switches] == ["v2", "v1"]
+    assert figure.switches[-1].x <= 100
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_bar_leaves_its_figure_and_all_bars_add_up(kind: str) -> None:
     given = outcomes()[kind][0]
