@@ -54,6 +54,10 @@ def test_a_healthy_service_has_no_errors_and_what_a_reload_of_an_old_nginx_may_l
     assert "looks misspelt: /etc/nginx/nginx.conf" in misspelt["why"]
     assert "inode" in inode["why"]
     assert "/etc/nginx" in inode["mend"]
+    file = service.directory / "bluegreen.toml"
+    file.write_text(file.read_text().replace("nginx:1.22", "nginx:stable"))
+    noted = [each["what"] for each in service.ok("doctor", "--json").json() if each["level"] == "note"]
+    assert any("was made from nginx:1.22, and proxy.image is nginx:stable" in what for what in noted), noted
     shown = service.ok("doctor").out
     assert "mend: " in shown
     assert traps["misspelt"] in shown

@@ -723,6 +723,8 @@ def test_a_release_that_dies_during_the_bake_is_taken_back() -> None:
         service(world, settings).deploy("v2", OPTIONS, emit)
     assert [event.step for event in events if event.state == "undone"] == ["switch", "start"]
     assert world.truth("shop") == before
+    since = service(world, settings).status()["live"]["since"]
+    assert since == "2024-05-01T12:00:00Z", "when its container was made, and not when the other was taken back"
 
 
 def test_drain_waits_until_nothing_is_in_flight_and_only_then_is_the_old_release_removed() -> None:

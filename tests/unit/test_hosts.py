@@ -377,7 +377,11 @@ def test_doctor_asks_every_host_and_names_it(monkeypatch: pytest.MonkeyPatch) ->
     def hooks(service: Service) -> Iterator[Finding]:
         yield Finding("hooks", "ok", "none")
 
-    monkeypatch.setattr(doctor, "CHECKS", (engine, hooks))
+    def registry(service: Service) -> Iterator[Finding]:
+        yield Finding("registry login", "warning", "no credentials")
+        raise Failed("it does not let nobody look", hint="docker login")
+
+    monkeypatch.setattr(doctor, "CHECKS", (engine, hooks, registry))
     monkeypatch.setattr(doctor, "OF_A_HOST", {engine})
     hosts = hosts_of(SETTINGS["live"], "v1")
     hosts.away.add("two")
@@ -386,4 +390,6 @@ def test_doctor_asks_every_host_and_names_it(monkeypatch: pytest.MonkeyPatch) ->
         ("engine of one", "ok", "one"),
         ("engine of three", "ok", "three"),
         ("hooks", "ok", "none"),
+        ("registry login", "warning", "no credentials"),
+        ("registry", "error", "it does not let nobody look"),
     ]
