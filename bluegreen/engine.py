@@ -19,6 +19,7 @@ from bluegreen.model import Event
 from bluegreen.runtimes.session import SessionEnded
 from bluegreen.steps import RECIPES, Hook, OnFailure, Run, Step
 from bluegreen.swarm_lock import SwarmLock
+from bluegreen.words import cause
 
 PATIENCE = 60.0
 """Seconds for which an engine that went away is waited for; a restart takes 1 to 30, with all containers to stop."""
@@ -155,6 +156,7 @@ def _commit(run: Run) -> None:
 
 def _undo_step(step: Step, run: Run, deadline: float) -> str:
     """The step is undone. What fails because the engine is away is tried again when it is back, until the deadline."""
+    told = ""
     while True:
         _await_engine(run, deadline)
         try:
@@ -163,6 +165,10 @@ def _undo_step(step: Step, run: Run, deadline: float) -> str:
             lost = isinstance(error, (*AWAY, HostLost)) or not run.runtime.answers()
             if not lost or time.monotonic() > deadline:
                 raise
+            if (words := cause(error)) != told:
+                told = words
+                detail = f"not undone yet: {words}; trying again"
+                run.emit(Event(step.name, "progress", run.runtime.name, detail=detail))
             time.sleep(LOOK)
 
 

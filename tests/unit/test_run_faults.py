@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
+import requests
 from fakes import Crash, World
 from test_engine import JOBS, OPTIONS, Job, _no_engine_and_no_waiting, a_world, at, every_job, quiet, raising, service
 from test_engine import live as live_in
@@ -103,6 +104,23 @@ def test_a_run_waits_for_its_engine_and_is_then_undone(monkeypatch: pytest.Monke
     assert (caught.value.exit_code, caught.value.message) == (1, "the engine is gone\nv1 still serves")
     assert world.truth("shop") == before
     assert [event.step for event in told if "does not answer: waiting for it, 60 s at most" in event.detail] == ["undo"]
+
+
+def test_what_is_not_undone_at_once_is_told_with_why_and_tried_again() -> None:
+    world, told, answers, removals = a_world("v1"), list[Event](), itertools.count(), itertools.count()
+
+    def act(number: int, name: str) -> None:
+        if name == "get" and next(answers) == 0:
+            raise Failed("not ready")
+        if name == "remove" and next(removals) < 3:
+            raise requests.ConnectionError("the swarm has no leader")
+
+    world.at = act
+    with pytest.raises(Failed, match="not ready"):
+        service(world).deploy("v2", OPTIONS, told.append)
+    words = [event.detail for event in told if event.state == "progress" and "not undone" in event.detail]
+    assert words == ["not undone yet: the swarm has no leader; trying again"]
+    assert [each.release.name for each in world.standing("shop")] == ["v1"]
 
 
 def test_an_engine_that_stays_away_needs_a_person_and_the_next_command_takes_the_run_up() -> None:
