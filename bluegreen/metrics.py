@@ -100,7 +100,7 @@ def points(receipt: Mapping[str, Any], clock: float, records: Iterable[Record] =
         yield Point(
             "bluegreen_witness",
             second,
-            {"requests": len(sent), **figures},
+            {**run, "requests": len(sent), **figures},
             service | {"outcome": "ok" if release else "failed", "release": release},
         )
 

@@ -150,8 +150,11 @@ def test_a_release_that_its_memory_limit_kills_after_the_switch_is_taken_back_an
     ran = run.end()
     assert ran.code == 1, ran.text
     assert ("bake", "started") in [(event.get("step"), event.get("event")) for event in run.events]
-    assert "v2 was killed by its memory limit: app.memory is too little" in run.events[-1]["message"]
-    assert "v1 still serves" in run.events[-1]["message"]
+    message, hint = run.events[-1]["message"], run.events[-1]["hint"]
+    killed = "v2 was killed by its memory limit: app.memory is too little" in message
+    # Now and then the engine does not learn why it ended.
+    assert killed or ("v2 ended with exit code 137" in message and "is app.memory too little" in hint), ran.text
+    assert "v1 still serves" in message
     still_v1(service)
 
 

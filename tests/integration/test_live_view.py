@@ -33,7 +33,7 @@ def command(service: TestService, *arguments: str) -> str:
 
 
 def test_a_deploy_is_seen_as_it_goes_on(make_service: Make) -> None:
-    service = make_service(bake=2)
+    service = make_service(bake=2, probe='timeout = "30s"\nsuccesses = 20')  # so long that it is seen
     service.deploy("v1")
     watch(service, "v1", "v2", 80, 24, colours=True)
     watch(service, "v2", "v3", 200, 50, colours=False)

@@ -87,12 +87,12 @@ def test_the_witness_becomes_a_point_a_second_and_release() -> None:
     lines = [point.line() for point in points(receipt_of(steps=[]), 100.0, records)][1:]
     assert lines == [
         "bluegreen_witness,outcome=ok,release=v1,service=shop"
-        " requests=2i,p50_ms=2.0,p99_ms=4.0,max_ms=4.0 1714564800000",
-        "bluegreen_witness,outcome=failed,service=shop requests=1i 1714564801000",
+        ' run="20240501-120000-abcd",requests=2i,p50_ms=2.0,p99_ms=4.0,max_ms=4.0 1714564800000',
+        'bluegreen_witness,outcome=failed,service=shop run="20240501-120000-abcd",requests=1i 1714564801000',
         "bluegreen_witness,outcome=ok,release=v1,service=shop"
-        " requests=1i,p50_ms=2.0,p99_ms=2.0,max_ms=2.0 1714564801000",
+        ' run="20240501-120000-abcd",requests=1i,p50_ms=2.0,p99_ms=2.0,max_ms=2.0 1714564801000',
         "bluegreen_witness,outcome=ok,release=v2,service=shop"
-        " requests=1i,p50_ms=2.0,p99_ms=2.0,max_ms=2.0 1714564801000",
+        ' run="20240501-120000-abcd",requests=1i,p50_ms=2.0,p99_ms=2.0,max_ms=2.0 1714564801000',
     ]
 
 

@@ -198,6 +198,13 @@ def test_a_replica_that_its_memory_limit_killed_is_told_with_the_setting() -> No
     assert "v1 was killed by its memory limit: app.memory is too little" in dead(SETTINGS, V1, replica, "").message
 
 
+def test_one_that_was_killed_where_the_engine_does_not_know_why_is_asked_about_its_limit_if_it_has_one() -> None:
+    replica = Replica("shop-blue-1", "id", False, Endpoint("10.0.0.2", 9000), "exited", 137)
+    limited = SETTINGS.model_copy(update={"app": SETTINGS.app.model_copy(update={"memory": "64m"})})
+    assert dead(limited, V1, replica, "").hint.startswith("is app.memory too little for it?")
+    assert dead(SETTINGS, V1, replica, "").hint == ""
+
+
 def test_the_fake_proxy_is_asked_like_a_real_one() -> None:
     proxy = FakeProxy(World(), SETTINGS)
     assert ask_proxy(SETTINGS, V1, proxy) == "/version: Connection refused"
