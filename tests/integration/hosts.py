@@ -18,6 +18,7 @@ from typing import Any
 
 import docker
 from certificates import Authority
+from evidence import log
 from harness import IMAGES, PREFIX, REPOSITORY, Ran, TestService, eventually, executed
 
 from bluegreen.runtimes.connect import with_own_authority
@@ -88,7 +89,19 @@ class Host:
             return False
 
     def wait(self) -> None:
-        eventually(self.answers, f"the engine of the host {self.container.name}", timeout=120)
+        """Its engine answers. One that ends as it starts is started again, as by its unit of systemd."""
+
+        def up() -> bool:
+            if self.answers():
+                return True
+            self.container.reload()
+            if self.container.status == "exited":
+                words = self.container.logs(tail=3).decode(errors="replace")
+                log(f"{self.container.name} ended as it started: {words}")
+                self.container.start()
+            return False
+
+        eventually(up, f"the engine of the host {self.container.name}", timeout=120)
 
     def load(self, engine: docker.DockerClient, images: Sequence[str] = LOADED) -> None:
         """The images of this machine's engine are on the host's too."""
