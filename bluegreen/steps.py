@@ -93,7 +93,11 @@ class Run:
 
     @property
     def old_endpoints(self) -> tuple[Endpoint, ...]:
-        return self.old.endpoints if self.old else ()
+        """Where requests to the old colour may be: where it was when the run began and, if it is followed, is now."""
+        if self.old is None:
+            return ()
+        now = self.runtime.endpoints(self.old.colour, self.settings.app.replicas) if self.old.follows else ()
+        return tuple(dict.fromkeys((*self.old.endpoints, *now)))
 
     @property
     def image(self) -> str:

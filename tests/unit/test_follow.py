@@ -17,7 +17,7 @@ from bluegreen.proxies.nginx import Nginx
 from bluegreen.proxies.place import Place
 from bluegreen.runtimes import Runtime
 from bluegreen.settings import parse
-from bluegreen.steps import unfit
+from bluegreen.steps import Run, unfit
 
 
 def at(*numbers: int) -> tuple[Endpoint, ...]:
@@ -103,6 +103,13 @@ def test_haproxy_counts_no_task_as_up_that_may_be_cut_off_when_a_switch_is_taken
     up = [each for each in asked if "health up" in each]
     assert up == [] if undone else "set server shop_blue/new2 health up" in up
     assert asked[-1].startswith("set map ")
+
+
+def test_a_task_that_has_moved_during_the_run_is_drained_where_it_was_and_where_it_is() -> None:
+    runtime = SimpleNamespace(endpoints=lambda colour, count: at(3, 7) if colour is Colour.BLUE else ())
+    settings = SimpleNamespace(app=SimpleNamespace(replicas=2))
+    run = cast(Run, SimpleNamespace(old=live(2, 3), runtime=runtime, settings=settings))
+    assert Run.old_endpoints.fget(run) == at(2, 3, 7)
 
 
 def test_haproxy_follows_and_nginx_does_from_the_version_on_that_can() -> None:
