@@ -274,7 +274,7 @@ class Vip:
         if container is not None and container.status == "running":
             words = said_in(container, ["cat", *paths])
         else:
-            here = self._client.images.list(self.vip.image)
+            here = self._client.api.images(self.vip.image)
             words = self._once(self.vip.image if here else self._settings.proxy.image, ["cat", *paths])[1]
         return parse_view(words)
 

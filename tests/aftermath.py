@@ -47,7 +47,9 @@ def tells_none_of(secrets: Iterable[str], engine: docker.DockerClient, service: 
         if service.name in container.name:
             texts[f"log {container.name}"] = container.logs(tail=500).decode(errors="replace")
     texts |= {f"volume {each.name}": json.dumps(each.attrs) for each in engine.volumes.list()}
-    texts |= {f"image {each.id}": json.dumps(each.attrs) for each in engine.images.list(name=IMAGES)}
+    for image in engine.api.images(name=IMAGES, quiet=True):
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            texts[f"image {image}"] = json.dumps(engine.api.inspect_image(image))
     secrets = list(secrets)
     assert secrets
     for where, text in texts.items():

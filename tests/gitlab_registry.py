@@ -323,8 +323,8 @@ def _subject(authorization: str) -> str:
 
 def remove_images(engine: docker.DockerClient, wanted: Callable[[str], bool]) -> None:
     """No image has a name any more whose server is wanted."""
-    for image in engine.images.list():
-        for name in itertools.chain(image.attrs["RepoTags"] or [], image.attrs["RepoDigests"] or []):
+    for image in engine.api.images():  # `images.list` asks about each again, and fails when another test removes one
+        for name in itertools.chain(image["RepoTags"] or [], image["RepoDigests"] or []):
             server, slash, _ = name.partition("/")
             if slash and wanted(server):
                 with contextlib.suppress(docker.errors.APIError):

@@ -143,7 +143,8 @@ class TestService:
     def containers(self) -> dict[str, str]:
         """The service's containers by name, each with its release."""
         with contextlib.closing(docker.from_env()) as client:
-            found = client.containers.list(all=True, filters={"label": f"bluegreen.service={self.name}"})
+            label = f"bluegreen.service={self.name}"
+            found = client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
             return {container.name: container.labels["bluegreen.release"] for container in found}
 
     def _receipt(self, *arguments: str) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def project(tmp_path: Path, make_service: Make, engine: docker.DockerClient) -> 
     settings.write_text(text)
     yield project
     service.run("down", "--yes")
-    for image in engine.images.list(service.name):
-        for tag in image.tags:
+    for image in engine.api.images(service.name):
+        for tag in image["RepoTags"] or []:
             with contextlib.suppress(docker.errors.APIError):
                 engine.images.remove(tag)
 

@@ -45,8 +45,8 @@ def running_image(engine: docker.DockerClient, service: TestService) -> str:
 
 def untag(engine: docker.DockerClient, double: GitLab) -> None:
     """The engine has no image of the double's repository, but those that containers use."""
-    for image in engine.images.list(name=double.image):
-        for name in [*image.tags, *image.attrs["RepoDigests"]]:
+    for image in engine.api.images(name=double.image):
+        for name in [*(image["RepoTags"] or []), *(image["RepoDigests"] or [])]:
             with contextlib.suppress(docker.errors.APIError):
                 engine.images.remove(name)
 

@@ -119,7 +119,7 @@ def behind(service: SwarmService, registry: Registry) -> None:
 
 def has(host: Host, image: str) -> bool:
     with host.engine() as client:
-        return any(image in each.attrs["RepoDigests"] for each in client.images.list())
+        return any(image in (each["RepoDigests"] or []) for each in client.api.images())
 
 
 def test_nodes_pull_by_digest_what_only_a_password_gives_and_without_it_nothing_is_deployed(
