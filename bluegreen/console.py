@@ -202,16 +202,19 @@ class Console:
         for role in ("live", "standby"):
             slot = status[role]
             if slot:
-                replicas = slot["replicas"]
+                running, wanted = slot["replicas"]["running"], slot["replicas"]["wanted"]
+                runs = "scaled to none" if role == "standby" and not running else f"{running} of {wanted} running"
                 self.line(
-                    f"  {role:8} {slot['release']} ({slot['colour']}), {replicas['running']} of {replicas['wanted']} "
-                    f"running, since {slot['since']}, {slot['digest'][:19]}"
+                    f"  {role:8} {slot['release']} ({slot['colour']}), {runs}, since {slot['since']}, "
+                    f"{slot['digest'][:19]}"
                 )
             elif role == "live":
                 self.line("  live     nothing")
         if len(status["hosts"]) > 1 or any(host["behind"] for host in status["hosts"]):
             for host in status["hosts"]:
                 self._host(host)
+        for node in status["nodes"]:
+            self._swarm_node(node)
         rollback = status["rollback"]
         ready = f"{rollback['release']} is ready" if rollback["ready"] else "not possible"
         self.line(f"  rollback {ready}: {rollback['why']}")
@@ -236,6 +239,14 @@ class Console:
         self.line(f"  host     {host['name']}: {host['live'] or 'nothing'}{runs}{through}")
         if host["behind"]:
             self.line(f"           is behind: {plain(host['behind'])}; next: bluegreen sync")
+
+    def _swarm_node(self, node: dict[str, Any]) -> None:
+        """A node of a swarm, if there is anything to be said of it."""
+        words = {"drain": "is drained", "pause": "is given no new replicas"}.get(node["availability"], "")
+        if not node["answers"]:
+            words = "does not answer" + (f", and {words}" if words else "")
+        if words:
+            self.line(f"  node     {node['name']}{' (manager)' if node['manager'] else ''} {words}")
 
     def watch_status(self, look: Callable[[], dict[str, Any]], every: float) -> Never:
         """What `look` gives is shown every so many seconds: on a terminal in its place, elsewhere block after block.

@@ -180,9 +180,9 @@ def swarm(service: Service) -> Iterator[Finding]:
     if service.swarm is None:
         return
     nodes = service.swarm.nodes()
-    managers = [name for name, (is_manager, ready) in nodes.items() if is_manager and ready]
-    needed = sum(is_manager for is_manager, _ in nodes.values()) // 2 + 1
-    away = sorted(name for name, (_, ready) in nodes.items() if not ready)
+    managers = [node for node in nodes if node.manager and node.answers]
+    needed = sum(node.manager for node in nodes) // 2 + 1
+    away = [node.name for node in nodes if not node.answers]
     text = f"{_count(len(nodes), 'node')}, {_count(len(managers), 'manager')}"
     if away:
         why = "what ran there runs elsewhere, if there is room"

@@ -25,7 +25,7 @@ def follows(kind: str, version: str) -> bool:
 
 def astray(config: str, service: str, live: Slot, *, alone: bool = False) -> list[str]:
     """What the proxies' files say of the tasks that is not so any more; empty if all is as they say. `alone` tells that
-    nothing stands in the other colour, whose name would be asked for in vain."""
+    nothing runs in the other colour, whose name would be asked for in vain."""
     meant = {each.address for each in live.endpoints if each.address}
     amiss: dict[str, None] = {}
     pool = rf"^(?:upstream|backend) {re.escape(service)}_{live.colour}(?: .*?)$(.*?)(?:^\}}|^\s*$)"
@@ -44,7 +44,8 @@ def renew(settings: Settings, runtime: Runtime, proxy: Proxy, observed: Observed
     live = observed.live
     if live is None or not live.endpoints or not observed.proxy.running:
         return []
-    alone = live.colour.other not in observed.slots
+    other = observed.slots.get(live.colour.other)
+    alone = other is None or other.scaled_to_none
     amiss = astray(observed.proxy.config, settings.service, live, alone=alone)
     if amiss:
         proxy.renew({**upstreams(settings, runtime), live.colour: live.endpoints}, live.colour)

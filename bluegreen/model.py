@@ -37,6 +37,10 @@ class Release:
         """The name without a leading `v`, whatever follows: `2` for `v2`."""
         return self.name[1:] if self.name.startswith("v") else self.name
 
+    def is_same(self, other: Release) -> bool:
+        """The same content under the same name, whatever settings it ran with."""
+        return (self.name, self.digest) == (other.name, other.digest)
+
     def __str__(self) -> str:
         return self.name
 
@@ -123,6 +127,8 @@ class Slot:
     before: tuple[Release, ...] = ()
     kept: bool = False
     """Whether a run has committed it, so that its replicas come back after a restart of the engine."""
+    scaled_to_none: bool = False
+    """Whether it waits for a rollback without any replica, of which it had `wanted`."""
 
     @property
     def running(self) -> int:
@@ -250,9 +256,10 @@ class Observed:
 
     @property
     def standby(self) -> Slot | None:
-        """The idle slot, if its release has been live and all of it runs, on every host."""
+        """The idle slot, if its release has been live and all of it runs, on every host, or was scaled to none."""
         idle = self.idle
-        return idle if idle and idle.running == idle.wanted and not self.half_made else None
+        whole = idle is not None and (idle.running == idle.wanted or idle.scaled_to_none)
+        return idle if whole and not self.half_made else None
 
     @property
     def settled_colour(self) -> Colour | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from bluegreen.errors import Failed
 from bluegreen.model import Colour, Observed, Plan, PlannedStep, Release, Slot
 from bluegreen.settings import Settings
-from bluegreen.steps import DEPLOY, ROLLBACK, SCALE, Recipe
+from bluegreen.steps import DEPLOY, ROLLBACK, SCALE, Recipe, is_standby
 
 REMEMBERED = 12
 """How many releases back the live containers remember: more than `retire.keep`, so that older ones are pruned."""
@@ -61,15 +61,14 @@ def plan_rollback(settings: Settings, observed: Observed, name: str | None = Non
         )
     found = observed.image.digest if observed.image else observed.published
     target = replace(target, digest=target.digest or found)
-    standby = observed.standby
-    if not (standby and same(standby.release, target)) and found != target.digest:
+    if not is_standby(observed, target) and found != target.digest:
         where = "neither here nor in the registry" if settings.registry.server else "not here"
         raise Failed(
             f"{target} can't come back: it has no containers any more, and its image ({target.digest[:19]})"
             f" is {where}; {live.release} still serves",
             hint=f"bluegreen deploy {target} builds it again",
         )
-    known = [same(each, target) for each in live.before]
+    known = [each.is_same(target) for each in live.before]
     before = live.before[known.index(True) + 1 :] if True in known else (live.release, *live.before)
     release = replace(target, settings_hash=settings.hash)
     # An image from before there was a registry is known by its id alone; no tag, which may be moved, decides.
@@ -89,7 +88,8 @@ def plan_scale(settings: Settings, observed: Observed) -> Plan:
     draft = replace(_draft("scale", settings, observed, release, image), before=live.before)
     if live.running == live.wanted == settings.app.replicas * len(observed.hosts):
         return replace(draft, reason=f"{live.release} has {live.wanted} replicas already")
-    return _with_steps(draft, SCALE, settings, observed)
+    sizes = f"replicas {live.wanted} → {settings.app.replicas * len(observed.hosts)}"
+    return _with_steps(replace(draft, reason=sizes), SCALE, settings, observed)
 
 
 def after_recovery(observed: Observed) -> Observed:
@@ -125,14 +125,16 @@ def goes_forward(observed: Observed) -> bool:
 
 
 def leftover(settings: Settings, observed: Observed) -> Slot | None:
-    """What a run that ended after its commit should have removed and did not.
+    """What a run that ended after its commit should have removed, or scaled to none, and did not.
 
     That is what the last switch came from. Anything else may serve at another address, by another proxy.
     """
     idle, record = observed.idle, observed.proxy.record
-    if settings.retire.old != "remove" or observed.unfinished or not (idle and record):
+    if observed.unfinished or not (idle and record) or record.from_colour is not idle.colour:
         return None
-    return idle if record.from_colour is idle.colour else None
+    if settings.retire.old == "standby" and not (settings.scales_standby and idle.running and idle.follows):
+        return None
+    return idle
 
 
 def first(settings: Settings, observed: Observed) -> str:
@@ -148,7 +150,10 @@ def first(settings: Settings, observed: Observed) -> str:
         went = "go back to" if live and live.colour is not settled.live.colour else "keep"
         return f"{went} {settled.live.release} and remove what the run had started"
     left = leftover(settings, observed)
-    return f"drain and remove {left.release} ({left.colour}), which {live.release} replaced" if left and live else ""
+    if left is None or live is None:
+        return ""
+    verb, rest = ("scale", " to none") if settings.scales_standby else ("remove", "")
+    return f"drain and {verb} {left.release} ({left.colour}){rest}, which {live.release} replaced"
 
 
 def next_run(settings: Settings, observed: Observed) -> str:
@@ -179,10 +184,10 @@ def floor_above(observed: Observed, target: Release) -> Release | None:
     live, standby = observed.live, observed.standby
     if live is None:
         return None
-    if standby and same(standby.release, target) and any(same(each, live.release) for each in standby.before):
+    if standby and standby.release.is_same(target) and any(each.is_same(live.release) for each in standby.before):
         return None
     for each in (live.release, *live.before):
-        if same(each, target):
+        if each.is_same(target):
             return None
         if each.floor:
             return each
@@ -198,11 +203,6 @@ def _remembered(releases: tuple[Release, ...]) -> tuple[Release, ...]:
     """The latest of them, and the floor behind them, however far back."""
     floor = next((each for each in releases[REMEMBERED:] if each.floor), None)
     return (*releases[:REMEMBERED], *([floor] if floor else []))
-
-
-def same(one: Release, other: Release) -> bool:
-    """The same content under the same name, whatever settings it ran with."""
-    return (one.name, one.digest) == (other.name, other.digest)
 
 
 def _draft(action: str, settings: Settings, observed: Observed, release: Release, image: str) -> Plan:

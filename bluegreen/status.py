@@ -9,6 +9,7 @@ from bluegreen import plan as planning
 from bluegreen.errors import BluegreenError
 from bluegreen.model import Observed, Slot
 from bluegreen.observe import observe
+from bluegreen.steps import is_standby
 from bluegreen.wanted import kept, published
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def status_of(service: Service) -> dict[str, Any]:
         "next": planning.next_run(service.settings, observed) or None,
         "lock": str(holder) if holder else None,
         "hosts": _each_host(service, observed),
+        "nodes": [node._asdict() for node in service.swarm.nodes()] if service.swarm else [],
     }
 
 
@@ -100,9 +102,9 @@ def _readiness(service: Service, observed: Observed) -> dict[str, Any]:
     floor = planning.floor_above(observed, target)
     if floor:
         return {"release": target.name, "ready": False, "how": None, "why": planning.beyond(floor)}
-    standby = observed.standby
-    if standby and planning.same(standby.release, target):
-        return {"release": target.name, "ready": True, "how": "standby", "why": f"{standby.colour} runs it"}
+    if observed.standby and is_standby(observed, target):
+        why = f"{observed.standby.colour} runs it"
+        return {"release": target.name, "ready": True, "how": "standby", "why": why}
     if kept(service, target):
         return {"release": target.name, "ready": True, "how": "image", "why": "its image is kept"}
     try:

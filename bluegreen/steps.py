@@ -257,7 +257,9 @@ class Start(Step):
         where = f" on each of {', '.join(observed.hosts)}" if len(observed.hosts) > 1 else ""
         where = " in the swarm" if settings.runtime == "swarm" else where
         words = f"start {count} container{'s' if count > 1 else ''}{where} of {plan.release} as {plan.colour}"
-        if idle:
+        if idle and idle.scaled_to_none and idle.release.is_same(plan.release):
+            words += ", which is scaled to none"
+        elif idle:
             words += f", in the place of {idle.release}"
         if not observed.proxy.exists:
             words += f", and {settings.proxy.kind} on {settings.proxy.listen}"
@@ -520,17 +522,22 @@ class Retire(Step):
         if not plan.from_release:
             return ""
         if settings.retire.old == "standby":
+            if settings.scales_standby and observed.live and observed.live.follows:
+                return f"scale {plan.from_release} ({plan.from_colour}) to none, as standby"
             return f"keep {plan.from_release} running as standby"
         return f"stop and remove {plan.from_release} ({plan.from_colour})"
 
     def do(self, run: Run) -> str:
         old = run.old
         assert old is not None
-        if run.settings.retire.old == "standby":
-            return f"{old.release} runs on as standby"
-        run.cut = run.left
-        run.websockets_closed = run.proxy.websockets(run.old_endpoints) if run.left else 0
-        return f"removed {', '.join(run.runtime.remove(old.colour))}"
+        remains = run.settings.retire.old == "standby"
+        if not remains or (run.settings.scales_standby and old.follows):
+            run.cut = run.left
+            run.websockets_closed = run.proxy.websockets(run.old_endpoints) if run.left else 0
+        if not remains:
+            return f"removed {', '.join(run.runtime.remove(old.colour))}"
+        ended = run.runtime.stand_by(old.colour)
+        return f"{old.release} is on standby, scaled to none" if ended else f"{old.release} runs on as standby"
 
 
 class Prune(Step):
@@ -667,7 +674,7 @@ RECIPES = {"deploy": DEPLOY, "rollback": ROLLBACK, "scale": SCALE}
 def is_standby(observed: Observed, release: Release) -> bool:
     """Whether the standby is this release, ready to take traffic."""
     standby = observed.standby
-    return standby is not None and (standby.release.name, standby.release.digest) == (release.name, release.digest)
+    return standby is not None and not standby.scaled_to_none and standby.release.is_same(release)
 
 
 def judge(run: Run) -> None:
@@ -814,20 +821,28 @@ def _stay(
 
 
 def finish(settings: Settings, runtime: Runtime, proxy: Proxy, idle: Slot) -> str:
-    """What a run that ended after its commit had yet to remove is drained and gone. Says what that was."""
-    return f"removed {', '.join(_end(settings, runtime, proxy, None, idle.colour, None))}"
+    """What a run that ended after its commit had yet to remove, or to scale to none, is drained, and has ended. Says
+    what that was."""
+    _drain_idle(settings, runtime, proxy, idle.colour)
+    if settings.retire.old == "standby":
+        return f"scaled {idle.release} to none: {', '.join(runtime.stand_by(idle.colour))}"
+    return f"removed {', '.join(runtime.remove(idle.colour))}"
 
 
 def _end(
-    settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord | None, colour: Colour, run: str | None
+    settings: Settings, runtime: Runtime, proxy: Proxy, record: SwitchRecord | None, colour: Colour, run: str
 ) -> list[str]:
     """Nothing is in flight to the idle colour, it gets no request any more, and what the run started there is gone."""
-    standing = [each.endpoint for each in runtime.replicas(colour) if each.running]
-    if standing and proxy.observe().running:  # without a proxy there is no traffic
-        drain(proxy, standing, timeout=settings.retire.drain_timeout)
+    _drain_idle(settings, runtime, proxy, colour)
     if record:
         proxy.commit(record)
     return runtime.remove(colour, run=run)
+
+
+def _drain_idle(settings: Settings, runtime: Runtime, proxy: Proxy, colour: Colour) -> None:
+    standing = [each.endpoint for each in runtime.replicas(colour) if each.running]
+    if standing and proxy.observe().running:  # without a proxy there is no traffic
+        drain(proxy, standing, timeout=settings.retire.drain_timeout)
 
 
 def _unfit_whole(settings: Settings, runtime: Runtime, proxy: Proxy, slot: Slot) -> str:

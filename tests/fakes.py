@@ -437,6 +437,10 @@ class FakeRuntime:
                 self._end(container, "remove")
             return [container.name for container in gone]
 
+    def stand_by(self, colour: Colour) -> list[str]:
+        with self._process.call("stand_by"):
+            return []
+
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
         with self._process.call("run_once"):
             if job.image not in self._world.images:

@@ -104,6 +104,10 @@ class Runtime(Protocol):
         """The colour's replicas (of that run only, if given) have ended, in the time that the settings give them,
         and are gone. Says which."""
 
+    def stand_by(self, colour: Colour) -> list[str]:
+        """The colour, which carries no traffic any more, is kept for a rollback as the settings say. Says which
+        replicas have ended for that: all, in a swarm that scales it to none, or none."""
+
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
         """The job has ended, and its container, which no colour counts, is gone. Gives the exit code; None if it was
         ended after its timeout. `output` gets what it writes; `watch` is called now and then, and what it raises ends

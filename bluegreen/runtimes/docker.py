@@ -376,6 +376,9 @@ class DockerRuntime:
                 volume.remove()
         return [container.name for container in containers]
 
+    def stand_by(self, colour: Colour) -> list[str]:
+        return []
+
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
         container = None
         try:

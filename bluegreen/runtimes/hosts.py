@@ -138,6 +138,9 @@ class HostsRuntime:
     def remove(self, colour: Colour, *, run: str | None = None) -> list[str]:
         return self._said(lambda host: host.runtime.remove(colour, run=run))
 
+    def stand_by(self, colour: Colour) -> list[str]:
+        return self._said(lambda host: host.runtime.stand_by(colour))
+
     def run_once(self, job: OneShot, output: Callable[[bytes], None], watch: Callable[[], None]) -> int | None:
         """On the first host alone: what is migrated is shared by all."""
         return self._hosts.on(self._hosts.there[0], lambda host: host.runtime.run_once(job, output, watch))

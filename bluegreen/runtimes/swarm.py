@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import Mount
@@ -59,6 +59,17 @@ HALTED = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
 
 NO_NEW_PRIVILEGES = (1, 44)
 """The version of the engine's interface from which on a service can be denied new privileges."""
+
+
+class SwarmNode(NamedTuple):
+    """A node as the managers see it."""
+
+    name: str
+    manager: bool
+    answers: bool
+    """As a manager, if it is one."""
+    availability: str
+    """Whether it is given tasks: active; pause: no new ones; drain: those that it had run elsewhere."""
 
 
 class Managers:
@@ -141,15 +152,15 @@ class SwarmRuntime(DockerRuntime):
         # Sorts after the proxy's own network, as that of containers does, and has another name than it.
         return f"bluegreen-overlay-{self._service}"
 
-    def nodes(self) -> dict[str, tuple[bool, bool]]:
-        """Each node by its name, with whether it is a manager, and whether it answers: as that, if it is one. What has
-        been promoted is none before it has joined the others."""
-        found = {}
+    def nodes(self) -> list[SwarmNode]:
+        """The swarm's nodes, by name. What has been promoted is no manager before it has joined the others."""
+        found = []
         for each in self._client.api.nodes():
             manager = each.get("ManagerStatus") or {}
             answers = each["Status"]["State"] == "ready" and manager.get("Reachability", "reachable") == "reachable"
-            found[each["Description"]["Hostname"]] = (bool(manager), answers)
-        return found
+            name, availability = each["Description"]["Hostname"], each["Spec"]["Availability"]
+            found.append(SwarmNode(name, bool(manager), answers, availability))
+        return sorted(found)
 
     def called(self, colour: Colour) -> str:
         """The name of the colour's service in Swarm."""
@@ -287,17 +298,40 @@ class SwarmRuntime(DockerRuntime):
     def start(
         self, colour: Colour, release: Release, image: str, run: str, number: int, before: tuple[Release, ...]
     ) -> tuple[Replica, ...]:
-        """Returns when every task runs, or one has ended."""
-        self.remove(colour)
+        """Returns when every task runs, or one has ended. A standby that was scaled to none and is just that is scaled
+        up again; anything else is made anew."""
         labels = self._slot_labels(colour, release, run, number, before)
+        standby = self._scaled_to_none(colour, release)
+        if standby is None:
+            self.remove(colour)
         try:
-            made = self._post("/services/create", self._spec(colour, image, labels), self._to_pull())["ID"]
+            if standby is None:
+                made = self._post("/services/create", self._spec(colour, image, labels), self._to_pull())["ID"]
+            else:
+                made = standby["ID"]
+                self._scale(standby, self._settings.app.replicas, labels, self._to_pull())
         except NotFound as error:
             raise Failed(f"{release} can't start: {plain(str(error.explanation))}") from error
         except DockerException as error:
             words = plain(str(getattr(error, "explanation", None) or error))
             raise Failed(f"{release} can't start: {words}", hint=loosened_by(words, self._settings.app)) from error
         return self._wait(colour, made, release)
+
+    def _scaled_to_none(self, colour: Colour, release: Release) -> dict[str, Any] | None:
+        """The colour's service, if `stand_by` has scaled it, and its tasks would be what is wanted now."""
+        service = self._service_of(colour)
+        if service is None or not _waits(service) or self._slot_of(service).release != release:
+            return None
+        return service if self.has_secrets(colour) else None
+
+    def _scale(
+        self, service: Mapping[str, Any], count: int, labels: Mapping[str, str], pull: Mapping[str, str] | None = None
+    ) -> None:
+        """The service has so many tasks, and is on a new count of its starts: what ended before is none of this one."""
+        template = service["Spec"]["TaskTemplate"]
+        template = {**template, "ForceUpdate": template.get("ForceUpdate", 0) + 1}
+        mode = {"Replicated": {"Replicas": count}}
+        self._update(service, {**service["Spec"], "Labels": dict(labels), "TaskTemplate": template, "Mode": mode}, pull)
 
     def _wait(self, colour: Colour, made: str, release: Release) -> tuple[Replica, ...]:
         deadline = time.monotonic() + self._settings.swarm.start_timeout
@@ -455,6 +489,17 @@ class SwarmRuntime(DockerRuntime):
         self._remove_unused()
         return gone
 
+    def stand_by(self, colour: Colour) -> list[str]:
+        service = self._service_of(colour)
+        if self._settings.swarm.standby_replicas == "all" or service is None:
+            return []
+        tasks = self._tasks(service)
+        names = [replica.name for replica in self._replicas_of(service, tasks)]
+        wanted = service["Spec"]["Mode"]["Replicated"]["Replicas"]
+        self._scale(service, 0, {**service["Spec"]["Labels"], "bluegreen.standby": str(wanted)})
+        self._gone([each["ID"] for each in tasks if each["Status"]["State"] not in (*ENDED, "shutdown")])
+        return names
+
     def _gone(self, tasks: Sequence[str]) -> None:
         """The tasks have ended and are gone, but for those of nodes that do not answer."""
         deadline = time.monotonic() + self._settings.app.stop_timeout + GONE
@@ -495,7 +540,7 @@ class SwarmRuntime(DockerRuntime):
         return {each["ID"]: each["Status"]["State"] == "ready" for each in self._client.api.nodes()}
 
     def _slot_of(self, service: Mapping[str, Any]) -> Slot:
-        labels = service["Spec"]["Labels"]
+        labels, waits = service["Spec"]["Labels"], _waits(service)
         return Slot(
             colour=Colour(labels["bluegreen.colour"]),
             release=Release(
@@ -508,10 +553,11 @@ class SwarmRuntime(DockerRuntime):
             run=labels.get("bluegreen.run", ""),
             since=service["CreatedAt"][:19] + "Z",
             number=int(labels.get("bluegreen.number", 0)),
-            wanted=service["Spec"]["Mode"]["Replicated"]["Replicas"],
+            wanted=int(labels["bluegreen.standby"]) if waits else service["Spec"]["Mode"]["Replicated"]["Replicas"],
             replicas=self._replicas_of(service, self._tasks(service)),
             kept="bluegreen.kept" in labels,
             before=_before(labels),
+            scaled_to_none=waits,
         )
 
     def _replicas_of(self, service: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[Replica, ...]:
@@ -522,11 +568,12 @@ class SwarmRuntime(DockerRuntime):
         ready = self._nodes()
         wanted = service["Spec"]["Mode"]["Replicated"]["Replicas"]
         kept, taken_over = "bluegreen.kept" in service["Spec"]["Labels"], _taken_over(service)
+        start = _start_of(service["Spec"]["TaskTemplate"])
         found = []
         for place in sorted(places):
             there = sorted(places[place], key=lambda each: each["CreatedAt"])
             meant = [each for each in there if each["DesiredState"] in ("running", "ready")]
-            ended = [each for each in there if each["Status"]["State"] in ENDED]
+            ended = [each for each in there if each["Status"]["State"] in ENDED and _start_of(each["Spec"]) == start]
             if not meant and len(places) > wanted:
                 continue  # what a scale down has left to be seen for a while
             chosen = (meant or there)[-1] if kept or not ended else ended[-1]
@@ -674,9 +721,12 @@ class SwarmRuntime(DockerRuntime):
         finally:
             container.remove(v=True)
 
-    def _update(self, service: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-        """The nodes keep what they were given to pull with: for anything else Swarm would replace the tasks."""
-        self._post(f"/services/{service['ID']}/update?version={service['Version']['Index']}", spec)
+    def _update(
+        self, service: Mapping[str, Any], spec: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Without `headers` the nodes keep what they were given to pull with: for anything else Swarm would replace the
+        tasks."""
+        self._post(f"/services/{service['ID']}/update?version={service['Version']['Index']}", spec, headers)
 
     def _to_pull(self) -> dict[str, str]:
         """The header with what the nodes need to pull the image."""
@@ -761,6 +811,16 @@ def _never_ran(status: Mapping[str, Any]) -> bool:
 
 def _is_task(replica: Replica) -> bool:
     return bool(replica.endpoint.follows)
+
+
+def _waits(service: Mapping[str, Any]) -> bool:
+    """Whether it is a standby that was scaled to none, and nobody has scaled it up since."""
+    return "bluegreen.standby" in service["Spec"]["Labels"] and not service["Spec"]["Mode"]["Replicated"]["Replicas"]
+
+
+def _start_of(task: Mapping[str, Any]) -> int:
+    """Which of the starts of its service a task's specification is of; see `_scale`."""
+    return int(task.get("ForceUpdate", 0))
 
 
 def _taken_over(service: Mapping[str, Any]) -> str:

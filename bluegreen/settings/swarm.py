@@ -50,6 +50,11 @@ class SwarmTable(Table):
     start_timeout: Annotated[Duration, between("1s", "1h")] = Field(
         default=120.0, description="How long all tasks of a colour may take to run, the pull of the image included."
     )
+    standby_replicas: Literal["none", "all"] = Field(
+        default="none",
+        description="How many replicas of a standby (retire.old) run on: none, so that it takes no room until a"
+        " rollback scales it up again, or all, for an instant rollback.",
+    )
     managers: Engines = Field(
         default=(),
         description="Engines that are asked before those of `hosts`, as managers, and on which no proxy runs: each an"

@@ -120,13 +120,19 @@ class Settings(Table):
         least = _least()
         others = ("probe", "proxy", "network", "rollback_floor", "runtime", "swarm")
         tables = {"app", *(name for name in others if getattr(self, name) != getattr(least, name))}
-        data = _without_empty(self.model_dump(include=tables, exclude={"swarm": {"managers"}}, exclude_defaults=True))
+        apart = {"swarm": {"managers", "standby_replicas"}}
+        data = _without_empty(self.model_dump(include=tables, exclude=apart, exclude_defaults=True))
         data["repository"] = self.repository
         if self.pair:
             data["certificate"] = self.pair.fingerprint
         if self.configs:
             data["configs"] = {path: hashlib.sha256(content).hexdigest() for path, content in self.configs.items()}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def scales_standby(self) -> bool:
+        """Whether a standby waits without a replica, scaled to none, if it is a service of Swarm."""
+        return self.runtime == "swarm" and self.retire.old == "standby" and self.swarm.standby_replicas == "none"
 
     @property
     def repository(self) -> str:

@@ -608,6 +608,11 @@ def test_a_config_that_swarm_does_not_take_is_named_and_leaves_no_secret_behind(
     assert bench.client.secrets.list(filters=label) == []
 
 
+@pytest.fixture
+def swarm_bench(request: pytest.FixtureRequest) -> SwarmBench:
+    return SwarmBench(request)
+
+
 def test_what_a_later_process_would_pull_with_replaces_no_task(request: pytest.FixtureRequest) -> None:
     bench = SwarmBench(request)
 
@@ -622,6 +627,41 @@ def test_what_a_later_process_would_pull_with_replaces_no_task(request: pytest.F
     assert {replica.id for replica in bench.driver().replicas(BLUE)} == before
     [service] = bench.client.services.list(filters={"label": f"bluegreen.service={bench.settings.service}"})
     assert {task["ID"] for task in service.tasks()} == before
+
+
+def test_a_standby_of_a_swarm_is_scaled_to_none_and_up_again_unless_it_would_differ(swarm_bench: SwarmBench) -> None:
+    runtime = swarm_bench.driver()
+    label = {"label": f"bluegreen.service={swarm_bench.settings.service}"}
+
+    def services() -> list[Any]:
+        return list(swarm_bench.client.services.list(filters=label))
+
+    first = start(swarm_bench, runtime, BLUE, "v1")
+    runtime.keep(BLUE)
+    _listens(runtime, first[0])
+    swarm_bench.crash(first[0])  # whose task Swarm remembers, as one that has ended
+    eventually(lambda: runtime.replicas(BLUE)[0].id != first[0].id and runtime.slots()[BLUE].running == 2, "replaced")
+    [service] = services()
+    assert sorted(runtime.stand_by(BLUE)) == [f"{service.name}.1", f"{service.name}.2"]
+    slot = swarm_bench.driver().slots()[BLUE]
+    assert (slot.scaled_to_none, slot.kept, slot.running, slot.wanted) == (True, True, 0, 2)
+    assert services()[0].tasks({"desired-state": "running"}) == []
+
+    again = start(swarm_bench, swarm_bench.driver(), BLUE, "v1", "run-3", 3)
+    assert [each.running for each in again] == [True, True]
+    slot = runtime.slots()[BLUE]
+    assert (slot.scaled_to_none, slot.kept, slot.run, slot.number, slot.wanted) == (False, False, "run-3", 3, 2)
+    assert [each.id for each in services()] == [service.id]
+    assert runtime.remove(BLUE, run="run-1") == [], "it is of another run now"
+
+    runtime.stand_by(BLUE)
+    swarm_bench.secrets = Secrets({}, {"TOKEN": "new"})
+    start(swarm_bench, swarm_bench.driver(), BLUE, "v1", "run-4", 4)
+    assert [each.id for each in services()] != [service.id]
+    data = swarm_bench.settings.model_dump(exclude_unset=True)
+    swarm_bench.settings = parse({**data, "swarm": {"standby_replicas": "all"}})
+    assert swarm_bench.driver().stand_by(BLUE) == []
+    assert runtime.slots()[BLUE].running == 2
 
 
 @pytest.mark.parametrize("mode", ["dnsrr", "vip"])
@@ -642,11 +682,6 @@ def test_replicas_have_addresses_of_their_own_whatever_the_name_of_their_service
         code, said = executed(container, ["python3", "-c", lookup % name])
         assert code == 0, said
         assert (said.decode().strip() == own) is leads_there, name
-
-
-@pytest.fixture
-def swarm_bench(request: pytest.FixtureRequest) -> SwarmBench:
-    return SwarmBench(request)
 
 
 def _as_task(bench: SwarmBench, **app: Any) -> SwarmRuntime:

@@ -255,6 +255,22 @@ def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: 
     eventually(lambda: service.left() == [], "Swarm has let go of its network")
 
 
+def test_a_standby_waits_scaled_to_none_and_takes_the_traffic_back(make: Any) -> None:
+    service = make("haproxy:3.2", more='[retire]\nold = "standby"\n')
+    service.deploy("v1")
+    with clients(service, service.nodes) as counted:
+        receipt = service.deploy("v2")
+        assert service.services() == {"blue": 0, "green": 3}
+        assert "standby  v1 (blue), scaled to none" in service.ok("status").out
+        assert "which is scaled to none" in service.ok("rollback", "--plan").out
+        back = service.rollback()
+        assert service.services() == {"blue": 3, "green": 0}
+        assert service.answers() == ["version 1"] * 3
+    assert [each["requests"]["failed"] for each in (receipt, back)] == [0, 0]
+    assert [step["step"] for step in back["steps"]].count("start") == 1
+    log(f"swarm, standby scaled to none: deploy, rollback: {counted['requests']} requests, 0 failed")
+
+
 @pytest.mark.parametrize("image", NGINX)
 def test_tasks_that_swarm_moves_are_in_the_upstream_without_a_command(make: Any, image: str) -> None:
     service = make(image)

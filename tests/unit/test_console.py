@@ -330,6 +330,7 @@ STATUS: dict[str, Any] = {
     "next": None,
     "lock": None,
     "hosts": [],
+    "nodes": [],
 }
 
 
@@ -351,6 +352,23 @@ def test_a_status_says_what_is_live_and_what_a_rollback_would_do(capsys: Capture
     assert "v2 (green), 2 of 3 running" in text
     assert "rollback v1 is ready: its image is kept" in text
     assert "standby" not in text
+
+
+def test_a_status_names_the_nodes_that_are_away_and_a_standby_that_waits_without_a_replica(capsys: Capture) -> None:
+    def node(name: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "manager": False, "answers": True, "availability": "active", **more}
+
+    lost = node("n3", manager=True, answers=False)
+    nodes = [node("n1"), node("n2", availability="drain"), lost, {**lost, "name": "n4", "availability": "pause"}]
+    waiting = {**STATUS["live"], "release": "v1", "colour": "blue", "replicas": {"running": 0, "wanted": 3}}
+    Console().status({**STATUS, "standby": waiting, "nodes": nodes})
+    text = shown(capsys)
+    assert "  standby  v1 (blue), scaled to none, since" in text
+    assert [line.split(None, 1)[1] for line in text.splitlines() if line.startswith("  node")] == [
+        "n2 is drained",
+        "n3 (manager) does not answer",
+        "n4 (manager) does not answer, and is given no new replicas",
+    ]
 
 
 def test_a_status_of_nothing(capsys: Capture) -> None:

@@ -16,6 +16,7 @@ from bluegreen.plan import (
     first,
     floor_above,
     leftover,
+    next_run,
     plan_deploy,
     plan_rollback,
     plan_scale,
@@ -26,6 +27,7 @@ from bluegreen.plan import (
 BLUE, GREEN = Colour.BLUE, Colour.GREEN
 SETTINGS = quick_settings()
 STANDBY = quick_settings(retire={"old": "standby"})
+SCALED = quick_settings(retire={"old": "standby"}, runtime="swarm")
 
 
 def release(name: str, digest: str | None = None, settings_hash: str = SETTINGS.hash) -> Release:
@@ -37,6 +39,13 @@ def slot(colour: Colour, name: str, number: int, *before: str, running: int = 1,
     known = tuple(release(each, settings_hash="") for each in before)
     made = Slot(colour, release(name), f"shop:{name}", f"run-{number}", "", wanted, replicas, number, known)
     return replace(made, **more)
+
+
+def followed(slot: Slot) -> Slot:
+    """The same as tasks of Swarm's."""
+    endpoints = [replace(each.endpoint, follows=f"tasks.shop-{slot.colour}") for each in slot.replicas]
+    pairs = zip(slot.replicas, endpoints, strict=True)
+    return replace(slot, replicas=tuple(replace(replica, endpoint=endpoint) for replica, endpoint in pairs))
 
 
 def image(name: str) -> Image:
@@ -137,6 +146,18 @@ def test_the_words_say_what_a_start_replaces_and_that_the_old_release_stays() ->
     words = {step.step: step.detail for step in plan_deploy(STANDBY, STANDBY_V1, "v3").steps}
     assert words["start"] == "start 1 container of v3 as blue, in the place of v1"
     assert words["retire"] == "keep v2 running as standby"
+
+
+def test_a_standby_in_a_swarm_is_scaled_to_none_unless_it_is_to_run_on() -> None:
+    def retired(live: Slot, **swarm: str) -> str:
+        settings = quick_settings(runtime="swarm", retire={"old": "standby"}, swarm=swarm)
+        plan = plan_deploy(settings, seen(live, colour=BLUE, number=1), "v2")
+        return {step.step: step.detail for step in plan.steps}["retire"]
+
+    tasks = followed(slot(BLUE, "v1", 1))
+    assert retired(tasks) == "scale v1 (blue) to none, as standby"
+    assert retired(tasks, standby_replicas="all") == "keep v1 running as standby"
+    assert retired(slot(BLUE, "v1", 1)) == "keep v1 running as standby", "what is left of the time before Swarm"
 
 
 def test_the_words_say_which_hooks_will_be_called_and_where() -> None:
@@ -252,6 +273,16 @@ def test_where_a_rollback_goes_and_how(
 def test_a_rollback_from_standby_needs_no_image() -> None:
     plan = plan_rollback(SETTINGS, replace(STANDBY_V1, image=None))
     assert plan.steps[0].step == "probe"
+
+
+def test_a_rollback_to_what_is_scaled_to_none_starts_it_and_needs_its_image() -> None:
+    waiting = slot(BLUE, "v1", 1, running=0, wanted=3, scaled_to_none=True)
+    observed = seen(waiting, slot(GREEN, "v2", 2, "v1"), colour=GREEN, number=2)
+    assert observed.standby == waiting
+    words = {step.step: step.detail for step in plan_rollback(SCALED, replace(observed, image=image("v1"))).steps}
+    assert words["start"] == "start 1 container in the swarm of v1 as blue, which is scaled to none"
+    with pytest.raises(Failed, match="v1 can't come back"):
+        plan_rollback(SCALED, observed)
 
 
 def test_a_rollback_runs_the_content_that_was_live_and_not_what_the_tag_now_names() -> None:
@@ -460,6 +491,16 @@ def test_a_standby_that_is_wanted_is_not_left_over() -> None:
     assert leftover(STANDBY, seen(slot(BLUE, "v1", 1), V2, colour=GREEN, number=2)) is None
 
 
+def test_a_standby_that_still_runs_and_is_to_be_scaled_to_none_is_left_over() -> None:
+    still = followed(slot(BLUE, "v1", 1, kept=True))
+    observed = seen(still, V2, colour=GREEN, number=2)
+    assert leftover(SCALED, observed) == still
+    assert leftover(STANDBY, observed) is None
+    assert "will drain and scale v1 (blue) to none, which v2 replaced" in next_run(SCALED, observed)
+    waiting = replace(still, replicas=(), scaled_to_none=True)
+    assert leftover(SCALED, replace(observed, slots={BLUE: waiting, GREEN: V2})) is None
+
+
 def test_planning_asks_nothing_and_changes_nothing() -> None:
     before = replace(STANDBY_V1, image=image("v3"))
     plan_deploy(SETTINGS, before, "v3")
@@ -473,7 +514,7 @@ def test_another_size_is_the_live_release_in_the_other_colour_with_what_came_bef
     assert [step.step for step in plan.steps] == ["start", "probe", "switch", "verify", "drain", "retire"]
     assert (plan.action, plan.colour, plan.release) == ("scale", BLUE, release("v2", settings_hash=settings.hash))
     assert [each.name for each in plan.before] == ["v1"]
-    assert plan.image == "sha256:v2"
+    assert (plan.image, plan.reason) == ("sha256:v2", "replicas 1 → 3")
     assert settings.retire.old == "remove"
 
 

@@ -68,8 +68,8 @@ def test_workers_alone_are_answered_with_the_setting_that_names_a_manager() -> N
     assert "swarm.managers" not in caught.value.hint
 
 
-def test_which_managers_are_asked_does_not_change_what_is_deployed() -> None:
-    asked = {**SWARM, "swarm": {"managers": ["ssh://one"]}}
+def test_which_managers_are_asked_and_how_a_standby_waits_does_not_change_what_is_deployed() -> None:
+    asked = {**SWARM, "swarm": {"managers": ["ssh://one"], "standby_replicas": "all"}}
     assert parse(asked).hash == parse(SWARM).hash
     assert parse({**asked, "swarm": {**asked["swarm"], "max_per_node": 1}}).hash != parse(SWARM).hash
 
@@ -101,6 +101,7 @@ TASK = {
     "NodeID": "n1",
     "CreatedAt": "2026-01-01T00:00:00Z",
     "DesiredState": "running",
+    "Spec": {},
     "Status": {"State": "running", "ContainerStatus": {"ContainerID": "c1"}},
     "NetworksAttachments": [{"Network": {"Spec": {"Name": "bluegreen-overlay-shop"}}, "Addresses": ["10.0.1.5/24"]}],
 }
@@ -112,12 +113,15 @@ ENDED = {
 }
 
 
-def seen(*tasks: dict[str, Any], ready: bool = True, kept: bool = False, state: str = "") -> tuple[Any, ...]:
+def seen(
+    *tasks: dict[str, Any], ready: bool = True, kept: bool = False, state: str = "", start: int = 0
+) -> tuple[Any, ...]:
     """What is made of these tasks of a service: each replica with what tells its state."""
     runtime = SwarmRuntime({}, parse(SWARM))
     runtime._nodes = lambda: {"n1": ready}  # type: ignore[method-assign]
     labels = {"bluegreen.colour": "blue", **({"bluegreen.kept": "1"} if kept else {})}
-    service = {"Spec": {"Name": "shop-blue", "Labels": labels, "Mode": {"Replicated": {"Replicas": 1}}}}
+    service = {"Spec": {"Name": "shop-blue", "Labels": labels, "TaskTemplate": {"ForceUpdate": start}}}
+    service["Spec"]["Mode"] = {"Replicated": {"Replicas": 1}}
     if state:
         service["UpdateStatus"] = {"State": state, "Message": "update paused due to failure"}
     replicas = runtime._replicas_of(service, tasks)
@@ -127,6 +131,12 @@ def seen(*tasks: dict[str, Any], ready: bool = True, kept: bool = False, state: 
 def test_a_task_that_has_ended_counts_until_its_release_is_committed() -> None:
     assert seen(ENDED, TASK) == (("t0", False, 3, "failed: task: non-zero exit (3)"),)
     assert seen(ENDED, TASK, kept=True) == (("t1", True, None, "running"),)
+
+
+def test_a_task_that_ended_before_its_service_was_scaled_up_again_is_none_of_that_start() -> None:
+    assert seen(ENDED, {**TASK, "Spec": {"ForceUpdate": 2}}, start=2) == (("t1", True, None, "running"),)
+    again = {**ENDED, "ID": "t2", "CreatedAt": "2026-01-02T00:00:00Z", "Spec": {"ForceUpdate": 2}}
+    assert seen(ENDED, again, TASK, start=2)[0][:3] == ("t2", False, 3)
 
 
 def test_a_task_of_a_node_that_does_not_answer_does_not_count_as_running() -> None:
@@ -143,7 +153,7 @@ def test_a_service_that_somebody_updates_does_not_run_what_it_was_started_as(sta
 def test_a_replica_is_known_by_its_tasks_address_and_the_name_that_follows_it() -> None:
     runtime = SwarmRuntime({}, parse(SWARM))
     runtime._nodes = lambda: {"n1": True}  # type: ignore[method-assign]
-    service = {"Spec": {"Name": "shop-blue", "Labels": {}, "Mode": {"Replicated": {"Replicas": 1}}}}
+    service = {"Spec": {"Name": "shop-blue", "Labels": {}, "TaskTemplate": {}, "Mode": {"Replicated": {"Replicas": 1}}}}
     [replica] = runtime._replicas_of(service, [TASK])
     endpoint = replica.endpoint
     assert (str(endpoint), endpoint.follows, replica.name) == ("10.0.1.5:9000", "tasks.shop-blue", "shop-blue.1")
@@ -152,7 +162,8 @@ def test_a_replica_is_known_by_its_tasks_address_and_the_name_that_follows_it() 
 def test_a_node_counts_as_a_manager_once_it_is_one_and_answers_as_one() -> None:
     def node(name: str, role: str, state: str = "ready", reached: str = "") -> dict[str, Any]:
         manager = {"ManagerStatus": {"Reachability": reached}} if reached else {}
-        return {"Description": {"Hostname": name}, "Spec": {"Role": role}, "Status": {"State": state}, **manager}
+        spec = {"Role": role, "Availability": "drain" if name == "worker" else "active"}
+        return {"Description": {"Hostname": name}, "Spec": spec, "Status": {"State": state}, **manager}
 
     runtime = SwarmRuntime({}, parse(SWARM))
     told = [
@@ -163,13 +174,13 @@ def test_a_node_counts_as_a_manager_once_it_is_one_and_answers_as_one() -> None:
         node("gone", "worker", "down"),
     ]
     runtime._client = SimpleNamespace(api=SimpleNamespace(nodes=lambda: told))  # type: ignore[assignment]
-    assert runtime.nodes() == {
-        "one": (True, True),
-        "cut": (True, False),
-        "promoted": (False, True),
-        "worker": (False, True),
-        "gone": (False, False),
-    }
+    assert runtime.nodes() == [
+        ("cut", True, False, "active"),
+        ("gone", False, False, "active"),
+        ("one", True, True, "active"),
+        ("promoted", False, True, "active"),
+        ("worker", False, True, "drain"),
+    ]
 
 
 def test_of_the_addresses_of_tasks_those_come_first_that_run() -> None:
