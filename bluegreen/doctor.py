@@ -104,6 +104,15 @@ def _found(check: Check, service: Service) -> list[Finding]:
     return found
 
 
+def hosts(service: Service) -> Iterator[Finding]:
+    if service.hosts is None:
+        return
+    service.proxy.observe()
+    for name, words in service.hosts.behind.items():
+        what = f"{name} is behind: {words}"
+        yield Finding("hosts", WARNING, what, "it does not serve what the others do", "bluegreen sync")
+
+
 def engine(service: Service) -> Iterator[Finding]:
     version = service.client.version()
     text = f"Docker {version['Version']} (API {version['ApiVersion']})"
@@ -628,6 +637,7 @@ def _clock(check: str, theirs: datetime) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
+    hosts,
     engine,
     space,
     proxy,

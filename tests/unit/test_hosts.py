@@ -175,11 +175,13 @@ def test_a_host_that_is_away_before_is_refused_and_left_out_when_asked_and_broug
     hosts.away.clear()
     status = hosts.service().status()
     assert [host["behind"] for host in status["hosts"]] == [None, "its switch 1 is older than 3", None]
+    assert [each.what for each in doctor.hosts(hosts.service())] == ["two is behind: its switch 1 is older than 3"]
     assert (status["live"]["release"], status["live"]["replicas"]) == ("v3", {"running": 2, "wanted": 2})
     # What it serves stands in the colour that is wanted: it is brought there by way of the other one.
     look = harmless(hosts)
     assert hosts.type("sync", look)["result"] == ["two: v3 serves there now, in the place of v1"]
     hosts.agreed("v3")
+    assert list(doctor.hosts(hosts.service())) == []
     assert hosts.type("sync")["result"] == ["every host serves what is live"]
 
 
