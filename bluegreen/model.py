@@ -109,6 +109,8 @@ class Replica:
     restarts: int = 0
     out_of_memory: bool = False
     """Whether the kernel ended it for its memory limit."""
+    made: str = ""
+    """When Swarm made it, as its managers write times, which sort; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,12 @@ class Slot:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Of replicas that are followed by a name, those that run come first: a HAProxy whose first server begins at an
-        address that the name does not lead to gives it that of a later one, which is then without any."""
-        first = sorted(self.replicas, key=lambda replica: self.follows and not replica.running)
+        """Of replicas that are followed by a name, those that run come first, the oldest before the others, as one that
+        ends again and again runs for moments only. A HAProxy whose first server begins at an address that the name does
+        not lead to gives it that of a later one, which is then without any."""
+        if not self.follows:
+            return tuple(replica.endpoint for replica in self.replicas)
+        first = sorted(self.replicas, key=lambda replica: (not replica.running, replica.made))
         return tuple(replica.endpoint for replica in first)
 
     @property

@@ -603,6 +603,7 @@ class SwarmRuntime(DockerRuntime):
             status=f"{state}: {error}" if error else state,
             exit_code=code,
             restarts=ended,
+            made=task["CreatedAt"],
         )
 
     def _is_own(self, network: Mapping[str, Any]) -> bool:

@@ -331,13 +331,16 @@ def test_replicas_of_what_is_live_that_crash_are_told_and_cost_no_request(make: 
     service = make("haproxy:3.2")
     service.deploy("v1")
 
-    def found() -> list[str]:
-        return [each["what"] for each in service.run("doctor", "--json").json() if each["check"] == "swarm"]
+    def told() -> bool:
+        """At once, in a moment in which none of those that crash is up."""
+        found = [each["what"] for each in service.run("doctor", "--json").json() if each["check"] == "swarm"]
+        return all(
+            any(words in each for each in found) for words in ("Swarm says paused", "of 3 replicas of v1 (blue) run")
+        )
 
     with clients(service, service.nodes) as counted:
         update(service, "blue")
-        eventually(lambda: any("Swarm says paused" in what for what in found()), "doctor tells of it", 60)
-        assert any("of 3 replicas of v1 (blue) run" in what for what in found()), found()
+        eventually(told, "doctor tells of both", 90)
         assert "listening on 9000" in service.ok("logs").out
         service.ok("sync")
         time.sleep(5)  # for the requests to come that would fail

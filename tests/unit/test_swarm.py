@@ -183,18 +183,20 @@ def test_a_node_counts_as_a_manager_once_it_is_one_and_answers_as_one() -> None:
     ]
 
 
-def test_of_the_addresses_of_tasks_those_come_first_that_run() -> None:
+def test_of_the_addresses_of_tasks_those_come_first_that_run_and_have_done_so_for_long() -> None:
+    made = {1: "2026-01-04T00:00:00Z", 2: "2026-01-03T00:00:00Z", 3: "2026-01-01T00:00:00Z", 4: "2026-01-02T00:00:00Z"}
+
     def slot(follows: str) -> Slot:
-        replicas = (
-            Replica(f"shop-blue.{number}", f"t{number}", running, Endpoint(f"10.0.1.{number}", 9000, follows=follows))
-            for number, running in enumerate((False, True, False, True), 1)
-        )
+        replicas = []
+        for number, running in enumerate((False, True, False, True), 1):
+            endpoint = Endpoint(f"10.0.1.{number}", 9000, follows=follows)
+            replicas.append(Replica(f"shop-blue.{number}", f"t{number}", running, endpoint, made=made[number]))
         return Slot(Colour.BLUE, Release("v1"), "", "", "", 4, tuple(replicas))
 
     def order(follows: str) -> list[str]:
         return [each.address[-1] for each in slot(follows).endpoints]
 
-    assert order("tasks.shop-blue") == ["2", "4", "1", "3"]
+    assert order("tasks.shop-blue") == ["4", "2", "3", "1"]
     assert order("") == ["1", "2", "3", "4"], "fixed addresses keep their places"
 
 
