@@ -61,7 +61,7 @@ def test_a_persons_edit_is_shown_and_stays_until_it_is_said_that_it_may_go(
 
 BROKEN = [
     *([("nginx:stable", "live", "proxy_pas http://nowhere;", "proxy_pas")] if FULL else []),
-    ("nginx:1.22", "reload", "server {", "end of file"),
+    ("nginx:stable", "reload", "server {", "end of file"),  # 1.22 may lose a request as it reloads: RELOAD_CLOSES
     ("haproxy:3.2", "live", "backend nowhere\n    no such word", "somebodys.cfg:2"),
 ]
 
