@@ -497,7 +497,7 @@ class SwarmRuntime(DockerRuntime):
         names = [replica.name for replica in self._replicas_of(service, tasks)]
         wanted = service["Spec"]["Mode"]["Replicated"]["Replicas"]
         self._scale(service, 0, {**service["Spec"]["Labels"], "bluegreen.standby": str(wanted)})
-        self._gone([each["ID"] for each in tasks if each["Status"]["State"] not in (*ENDED, "shutdown")])
+        self._gone([each["ID"] for each in tasks if each["Status"]["State"] not in (*ENDED, "shutdown", "orphaned")])
         return names
 
     def _gone(self, tasks: Sequence[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +142,13 @@ def status(world: World) -> dict[str, Any]:
     assert isinstance(found["hosts"], list)
     assert json.loads(json.dumps(found)) == found
     return found
+
+
+def test_readme_names_every_field_of_a_status(world: World) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("## The status as data")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(status(world))
 
 
 def test_the_status_of_nothing(world: World) -> None:
