@@ -530,14 +530,14 @@ class Retire(Step):
     def do(self, run: Run) -> str:
         old = run.old
         assert old is not None
-        remains = run.settings.retire.old == "standby"
-        if not remains or (run.settings.scales_standby and old.follows):
+        standby, scaled = run.settings.retire.old == "standby", run.settings.scales_standby and old.follows
+        if scaled or not standby:
             run.cut = run.left
             run.websockets_closed = run.proxy.websockets(run.old_endpoints) if run.left else 0
-        if not remains:
+        if not standby:
             return f"removed {', '.join(run.runtime.remove(old.colour))}"
-        ended = run.runtime.stand_by(old.colour)
-        return f"{old.release} is on standby, scaled to none" if ended else f"{old.release} runs on as standby"
+        run.runtime.stand_by(old.colour)
+        return f"{old.release} {'is on standby, scaled to none' if scaled else 'runs on as standby'}"
 
 
 class Prune(Step):

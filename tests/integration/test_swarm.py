@@ -229,15 +229,19 @@ def up(host: Host) -> set[str]:
 
 
 @pytest.mark.parametrize("image", NGINX)
-def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: Any, image: str) -> None:
-    service = make(image)
+def test_a_deploy_a_rollback_to_the_standby_and_another_size_lose_no_request_on_any_node(make: Any, image: str) -> None:
+    service = make(image, more='[retire]\nold = "standby"\n')
     service.deploy("v1")
     with clients(service, service.nodes) as counted:
         plan = service.ok("deploy", "v2", "--plan").out
         receipt = service.deploy("v2")
         assert service.answers() == ["version 2"] * 3
+        assert service.services() == {"blue": 0, "green": 3}
+        assert "standby  v1 (blue), scaled to none" in service.ok("status").out
+        assert "which is scaled to none" in service.ok("rollback", "--plan").out
         back = service.rollback()
         assert service.answers() == ["version 1"] * 3
+        assert service.services() == {"blue": 3, "green": 0}
         grown = service._receipt("scale", "5")
         assert service.services() == {"green": 5}
         service.ok("scale", "2")
@@ -245,7 +249,8 @@ def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: 
     assert "start 3 containers in the swarm of v2" in plan
     assert [each["requests"]["failed"] for each in (receipt, back, grown)] == [0, 0, 0]
     assert [step["host"] for step in receipt["steps"] if step["step"] == "switch"] == [*NAMES, "swarm"]
-    log(f"swarm, {image}: deploy, rollback, scale: {counted['requests']} requests, 0 failed")
+    assert [step["step"] for step in back["steps"]].count("start") == 1
+    log(f"swarm, {image}: deploy, rollback to a standby, scale: {counted['requests']} requests, 0 failed")
     status = service.status()
     assert (status["live"]["replicas"], status["rollback"]["how"]) == ({"running": 2, "wanted": 2}, None)
     assert {(row["live"], row["behind"]) for row in status["hosts"]} == {("v1", None)}
@@ -253,22 +258,6 @@ def test_a_deploy_a_rollback_and_another_size_lose_no_request_on_any_node(make: 
     assert service.ok("logs").out.count("listening on 9000") == 2
     service.ok("down", "--yes")
     eventually(lambda: service.left() == [], "Swarm has let go of its network")
-
-
-def test_a_standby_waits_scaled_to_none_and_takes_the_traffic_back(make: Any) -> None:
-    service = make("haproxy:3.2", more='[retire]\nold = "standby"\n')
-    service.deploy("v1")
-    with clients(service, service.nodes) as counted:
-        receipt = service.deploy("v2")
-        assert service.services() == {"blue": 0, "green": 3}
-        assert "standby  v1 (blue), scaled to none" in service.ok("status").out
-        assert "which is scaled to none" in service.ok("rollback", "--plan").out
-        back = service.rollback()
-        assert service.services() == {"blue": 3, "green": 0}
-        assert service.answers() == ["version 1"] * 3
-    assert [each["requests"]["failed"] for each in (receipt, back)] == [0, 0]
-    assert [step["step"] for step in back["steps"]].count("start") == 1
-    log(f"swarm, standby scaled to none: deploy, rollback: {counted['requests']} requests, 0 failed")
 
 
 @pytest.mark.parametrize("image", NGINX)
