@@ -235,6 +235,27 @@ def three_managers(
         yield hosts
 
 
+def join_again(manager: Host, host: Host) -> None:
+    """What has been made a worker is a manager again, as a new node. One that is promoted may find the log of its time
+    as a manager, by which engine 20.10 ends whenever it starts (a panic in raft.RestartNode)."""
+    with host.engine() as client:
+        client.swarm.leave(force=True)
+    with manager.engine() as client:
+        for node in client.nodes.list():
+            if node.attrs["Status"]["Addr"] == host.address:
+                node.remove(force=True)
+        client.swarm.reload()
+        token = client.swarm.attrs["JoinTokens"]["Manager"]
+    with host.engine() as client:
+        client.swarm.join([f"{manager.address}:2377"], token, advertise_addr=host.address)
+    eventually(lambda: is_manager(host), f"{host.container.name} is a manager", 60)
+
+
+def is_manager(host: Host) -> bool:
+    with host.engine() as client:
+        return bool(client.info()["Swarm"]["ControlAvailable"])
+
+
 def _certified(directory: Path) -> bytes:
     """A tar with the engine's certificate. The directory has what lets a client in, under Docker's own names."""
     authority = Authority(directory)

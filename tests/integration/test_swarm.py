@@ -20,7 +20,7 @@ import pytest
 from aftermath import GENTLE, Followed, edit
 from evidence import log
 from harness import FULL, IMAGES, PREFIX, TestService, eventually, executed
-from hosts import LOADED, NAMES, Host, three_managers, write_settings
+from hosts import LOADED, NAMES, Host, is_manager, join_again, three_managers, write_settings
 from load import Load
 
 pytestmark = pytest.mark.xdist_group("hosts")
@@ -436,35 +436,29 @@ def test_a_worker_that_is_lost_is_replaced_and_a_deploy_goes_on_without_it(make:
             service.deploy("v2", "--skip-unreachable")
         assert [row["reachable"] for row in seen[-1]["hosts"]] == [True, True, False]
         assert service.services() == {"green": 3}
-    log(f"swarm, a worker lost: {counted['requests']} requests, {counted['failed']} failed, which it held")
-    service.write("haproxy:3.2")
-    service.ok("sync")
-    assert service.answers() == ["version 2"] * 3
+        log(f"swarm, a worker lost: {counted['requests']} requests, {counted['failed']} failed, which it held")
+        worker.container.start()
+        worker.wait()
+        eventually(lambda: _whole(service.nodes), "the node is back")
+        service.write("haproxy:3.2")
+        service.ok("sync")
+        assert service.answers() == ["version 2"] * 3
+        service.ok("down", "--yes")
 
 
 @contextlib.contextmanager
 def a_worker(service: SwarmService, host: Host) -> Iterator[None]:
     """The node is a worker, and a manager again afterwards, when it has been started if it was lost."""
-
-    def become(role: str) -> None:
-        with service.manager() as client:
-            [node] = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] == address]
-            node.update({**node.attrs["Spec"], "Role": role})
-        eventually(lambda: knows(role), f"{host.container.name} is a {role}", 60)
-
-    def knows(role: str) -> bool:
-        with host.engine() as client:
-            return bool(client.info()["Swarm"]["ControlAvailable"]) is (role == "manager")
-
-    address = host.address
-    become("worker")
+    with service.manager() as client:
+        [node] = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] == host.address]
+        node.update({**node.attrs["Spec"], "Role": "worker"})
+    eventually(lambda: not is_manager(host), f"{host.container.name} is a worker", 60)
     try:
         yield
     finally:
         host.container.start()
         host.wait()
-        eventually(lambda: _whole(service.nodes), "the node is back")
-        become("manager")
+        join_again(service.nodes[0], host)
 
 
 @pytest.mark.parametrize("image", HAPROXY)

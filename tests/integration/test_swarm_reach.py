@@ -19,7 +19,7 @@ from aftermath import GENTLE, edit
 from certificates import Authority
 from evidence import log
 from harness import IMAGES, PREFIX, eventually
-from hosts import Host
+from hosts import Host, is_manager, join_again
 from load import Load
 from test_swarm import NAMES, SwarmService, clients, make, nodes, running  # noqa: F401
 
@@ -177,25 +177,15 @@ def test_a_node_that_can_not_pull_the_image_fails_the_deploy_which_names_it(
 def workers(one: Host, others: Sequence[Host]) -> Iterator[None]:
     """Only the one node is a manager inside."""
     with one.engine() as client:
-        nodes = [each for each in client.nodes.list() if each.attrs["Status"]["Addr"] in [o.address for o in others]]
-
-        def all_are(role: str) -> None:
-            for node in nodes:
-                node.reload()
-                node.update({**node.attrs["Spec"], "Role": role})
-            control = role == "manager"
-            eventually(lambda: {_is_manager(each) for each in others} == {control}, f"each is a {role}")
-
-        all_are("worker")
-        try:
-            yield
-        finally:
-            all_are("manager")
-
-
-def _is_manager(host: Host) -> bool:
-    with host.engine() as client:
-        return bool(client.info()["Swarm"]["ControlAvailable"])
+        for node in client.nodes.list():
+            if node.attrs["Status"]["Addr"] != one.address:
+                node.update({**node.attrs["Spec"], "Role": "worker"})
+    eventually(lambda: not any(map(is_manager, others)), "each is a worker")
+    try:
+        yield
+    finally:
+        for host in others:
+            join_again(one, host)
 
 
 def test_workers_carry_the_proxies_and_a_manager_that_has_none_is_asked(
