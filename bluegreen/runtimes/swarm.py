@@ -301,7 +301,7 @@ class SwarmRuntime(DockerRuntime):
         """Returns when every task runs, or one has ended. A standby that was scaled to none and is just that is scaled
         up again; anything else is made anew."""
         labels = self._slot_labels(colour, release, run, number, before)
-        standby = self._scaled_to_none(colour, release)
+        standby = self._scaled_to_none(colour, release, image)
         if standby is None:
             self.remove(colour)
         try:
@@ -317,12 +317,15 @@ class SwarmRuntime(DockerRuntime):
             raise Failed(f"{release} can't start: {words}", hint=loosened_by(words, self._settings.app)) from error
         return self._wait(colour, made, release)
 
-    def _scaled_to_none(self, colour: Colour, release: Release) -> dict[str, Any] | None:
-        """The colour's service, if `stand_by` has scaled it, and its tasks would be what is wanted now."""
+    def _scaled_to_none(self, colour: Colour, release: Release, image: str) -> dict[str, Any] | None:
+        """The colour's service, if `stand_by` has scaled it and nobody has updated it, and its tasks would be what is
+        wanted now."""
         service = self._service_of(colour)
-        if service is None or not _waits(service) or self._slot_of(service).release != release:
+        if service is None or not _waits(service) or _taken_over(service):
             return None
-        return service if self.has_secrets(colour) else None
+        of_image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] == image
+        fits = of_image and self._slot_of(service).release == release and self.has_secrets(colour)
+        return service if fits else None
 
     def _scale(
         self, service: Mapping[str, Any], count: int, labels: Mapping[str, str], pull: Mapping[str, str] | None = None

@@ -60,7 +60,8 @@ class RetireTable(Table):
 
     old: Literal["remove", "standby"] = Field(
         default="remove",
-        description="Remove its containers, or keep them running for an instant rollback (standby).",
+        description="Remove its containers, or keep them running for an instant rollback (standby); in a swarm see also"
+        " swarm.standby_replicas.",
     )
     drain_timeout: Annotated[Duration, between("1s", "1h")] = Field(
         default=30.0, description="How long requests in flight to the old release are waited for."

@@ -85,6 +85,10 @@ class SwarmService(TestService):
             found = client.services.list(filters={"label": f"bluegreen.service={self.name}"})
             return {each.name.removeprefix(f"{self.name}-"): len(running(each)) for each in found}
 
+    def id_of(self, colour: str) -> str:
+        with self.manager() as client:
+            return str(client.services.get(f"{self.name}-{colour}").id)
+
     @contextlib.contextmanager
     def manager(self) -> Iterator[docker.DockerClient]:
         with self.nodes[0].engine() as client:
@@ -239,7 +243,9 @@ def test_a_deploy_a_rollback_to_the_standby_and_another_size_lose_no_request_on_
         assert service.services() == {"blue": 0, "green": 3}
         assert "standby  v1 (blue), scaled to none" in service.ok("status").out
         assert "which is scaled to none" in service.ok("rollback", "--plan").out
+        waiting = service.id_of("blue")
         back = service.rollback()
+        assert service.id_of("blue") == waiting, "it is scaled up, and not made anew"
         assert service.answers() == ["version 1"] * 3
         assert service.services() == {"blue": 3, "green": 0}
         grown = service._receipt("scale", "5")

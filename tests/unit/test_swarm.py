@@ -139,6 +139,23 @@ def test_a_task_that_ended_before_its_service_was_scaled_up_again_is_none_of_tha
     assert seen(ENDED, again, TASK, start=2)[0][:3] == ("t2", False, 3)
 
 
+def test_a_standby_that_somebody_has_updated_is_not_scaled_up_again() -> None:
+    runtime, release = SwarmRuntime({}, parse(SWARM)), Release("v1", "sha256:one", "0123456789ab")
+    labels = runtime._slot_labels(Colour.BLUE, release, "r1", 1, ()) | {"bluegreen.standby": "2"}
+    template = {"ContainerSpec": {"Image": "sha256:one"}}
+    spec = {"Name": "shop-blue", "Labels": labels, "TaskTemplate": template, "Mode": {"Replicated": {"Replicas": 0}}}
+    service: dict[str, Any] = {"ID": "s1", "Spec": spec, "CreatedAt": "2026-01-01T00:00:00Z"}
+    runtime._service_of = lambda colour: service  # type: ignore[method-assign]
+    runtime._tasks = lambda service: []  # type: ignore[method-assign]
+    runtime._nodes = dict  # type: ignore[method-assign]
+
+    assert runtime._scaled_to_none(Colour.BLUE, release, "sha256:one") == service
+    assert runtime._scaled_to_none(Colour.BLUE, Release("v1", "sha256:one", "other"), "sha256:one") is None
+    assert runtime._scaled_to_none(Colour.BLUE, release, "sha256:other") is None, "its image was changed"
+    service["UpdateStatus"] = {"State": "completed"}
+    assert runtime._scaled_to_none(Colour.BLUE, release, "sha256:one") is None
+
+
 def test_a_task_of_a_node_that_does_not_answer_does_not_count_as_running() -> None:
     assert seen(TASK, ready=False, kept=True) == (("t1", False, None, "running: its node does not answer"),)
 
